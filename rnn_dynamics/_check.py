@@ -1,0 +1,151 @@
+"""What a public function asks of its arguments before it does any work: one way to check, one way to complain.
+
+Row 0 of the layer table: imports nothing of the package. Every complaint is a `ValueError` that names the argument,
+what is allowed and what came. Shapes and dtypes are checked always; values only where they are known (a value inside
+a caller's `jit`, `vmap` or `grad` is not).
+"""
+
+import operator
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, PyTree
+
+__all__ = [
+    "count",
+    "finite",
+    "first_state",
+    "floats",
+    "inputs",
+    "instance",
+    "known",
+    "next_state",
+    "number",
+    "option",
+    "state",
+]
+
+
+def known(value: Any) -> bool:
+    """Whether a value can be looked at now: it is not a tracer of some `jit`, `vmap` or `grad`."""
+    return not isinstance(value, jax.core.Tracer)
+
+
+def finite(name: str, value: Any) -> None:
+    """Raises if an array that can be looked at holds NaN or infinity."""
+    if known(value) and not np.isfinite(value).all():
+        bad = int(np.sum(~np.isfinite(value)))
+        raise ValueError(f"{name} must be finite; got {bad} NaN or infinite of {jnp.size(value)} values")
+
+
+def floats(name: str, value: Any, *shape: int | str, check_finite: bool = True) -> Float[Array, "..."]:
+    """`value` as a float array of this shape: a number fixes a size, a letter names one (the same each time)."""
+    array = _as_array(name, value)
+    sizes: dict[str, int] = {}
+    fits = len(shape) == array.ndim and all(
+        size == (want if isinstance(want, int) else sizes.setdefault(want, size))
+        for want, size in zip(shape, array.shape, strict=True)
+    )
+    if not fits or not jnp.issubdtype(array.dtype, jnp.floating):
+        wanted = f"({', '.join(map(str, shape))}{',' if len(shape) == 1 else ''})"
+        raise ValueError(f"{name} must be a float array of shape {wanted}; got {array.dtype} of shape {array.shape}")
+    if check_finite:
+        finite(name, array)
+    return array
+
+
+def number(name: str, value: Any) -> Float[Array, ""]:
+    """`value` as a finite real scalar; Python integers become floats (and stay weakly typed)."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        try:
+            value = float(value)
+        except OverflowError as error:
+            raise ValueError(f"{name} must be finite; got an integer beyond the floats") from error
+    return floats(name, value)
+
+
+def state(name: str, value: Any) -> Float[Array, " n"]:
+    """`value` as one state: a finite float array of shape (n,)."""
+    array = floats(name, value, "n")
+    if array.size == 0:
+        raise ValueError(f"{name} must hold at least one unit; got shape (0,)")
+    return array
+
+
+def count(name: str, value: Any, *, least: int = 0) -> int:
+    """`value` as a whole number, at least `least`."""
+    try:
+        whole = operator.index(value)
+    except TypeError:
+        whole = None
+    if whole is None or isinstance(value, bool) or whole < least:
+        raise ValueError(f"{name} must be a whole number, at least {least}; got {value!r}")
+    return whole
+
+
+def option(name: str, value: Any, allowed: Iterable[str]) -> None:
+    """Raises unless `value` is one of the allowed words."""
+    allowed = tuple(allowed)
+    if value not in allowed:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}; got {value!r}")
+
+
+def instance(name: str, value: Any, kind: type) -> None:
+    """Raises unless `value` is an object of this class."""
+    if not isinstance(value, kind):
+        raise ValueError(f"{name} must be of type {kind.__name__}; got {type(value).__name__}")
+
+
+def inputs(value: PyTree, num_steps: int | None) -> int:
+    """The number of steps that `inputs` and `num_steps` ask for; they must agree, and one of them must be given."""
+    lengths = set()
+    for leaf in jax.tree.leaves(value):
+        array = _as_array("inputs", leaf)
+        if array.ndim == 0:
+            raise ValueError("inputs must have a leading time axis; got a scalar leaf")
+        if jnp.issubdtype(array.dtype, jnp.inexact):
+            finite("inputs", array)
+        lengths.add(array.shape[0])
+    if len(lengths) > 1:
+        raise ValueError(f"inputs must have one leading time axis; its leaves have lengths {sorted(lengths)}")
+    if num_steps is not None:
+        num_steps = count("num_steps", num_steps)
+        if lengths and lengths != {num_steps}:
+            raise ValueError(f"inputs must be {num_steps} steps long, as num_steps says; got {lengths.pop()}")
+        return num_steps
+    if not lengths:
+        raise ValueError("inputs or num_steps must be given; got neither")
+    return lengths.pop()
+
+
+def next_state(step: Callable, x: Float[Array, " n"], u: PyTree = None, *, name: str = "step") -> Float[Array, " n"]:
+    """`x` in the dtype the map works in, the wider of its own and its image's; raises if the map changes its shape.
+
+    Only shapes are looked at: `u` may hold `jax.ShapeDtypeStruct`s. `name` is what the caller calls the map.
+    """
+    image = jax.eval_shape(step, x, u)
+    if not hasattr(image, "shape") or image.shape != x.shape or not jnp.issubdtype(image.dtype, jnp.floating):
+        came = f"{image.dtype} of shape {image.shape}" if hasattr(image, "shape") else type(image).__name__
+        raise ValueError(f"{name} must map a float state of shape {x.shape} to one like it; it returned {came}")
+    x = x.astype(jnp.promote_types(x.dtype, image.dtype))
+    image = jax.eval_shape(step, x, u)
+    if image.dtype != x.dtype:
+        raise ValueError(f"{name} must return its state's dtype {x.dtype}; it returned {image.dtype}")
+    return x
+
+
+def first_state(step: Callable, x0: Float[Array, " n"], inputs: PyTree, *, name: str = "step") -> Float[Array, " n"]:
+    """`next_state` at the first of `inputs`, which have a leading time axis, perhaps of length 0."""
+    u = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), inputs)
+    return next_state(step, x0, u, name=name)
+
+
+def _as_array(name: str, value: Any) -> Array:
+    try:
+        return jnp.asarray(value)
+    except (TypeError, ValueError) as error:
+        kind = type(value).__name__ if not isinstance(value, np.ndarray) else f"{value.dtype} array"
+        raise ValueError(f"{name} must be an array of numbers; got {kind}") from error

@@ -1,0 +1,132 @@
+"""The derivative of a map: one step, every step of a trajectory, and the exact product of them all.
+
+Row 4 of the layer table: above `simulate` and `products`. Next: `bounds`, `stability`, `sensitivity`: what a
+linearisation says.
+"""
+
+from collections.abc import Callable
+
+import jax
+from jaxtyping import Array, Float, PyTree
+
+from rnn_dynamics import _check, products
+from rnn_dynamics._compile import jit
+from rnn_dynamics.products import Product
+
+__all__ = ["along", "jacobian", "transition"]
+
+
+def jacobian(step: Callable, x: Float[Array, " n"], u: PyTree = None) -> Float[Array, "n n"]:
+    r"""The derivative of one step of a map.
+
+    $$ J_{ij} = \partial F_i(x, u) / \partial x_j $$
+
+    A map that knows its own derivative (a method `jacobian(x, u)`, as the package's models have) is asked for it;
+    any other is differentiated in forward mode, n columns at once.
+
+    Args:
+        step: The map F, `(x, u) -> x`.
+        x: The state at which to differentiate.
+        u: The input of that step.
+
+    Returns:
+        J: row i says how x'_i answers to each x_j.
+
+    Raises:
+        ValueError: x is not a finite float array (n,), or step changes its shape.
+
+    Example:
+        >>> jacobian(lambda x, u: x[::-1] ** 2, jnp.array([1.0, 3.0]))
+        Array([[0., 6.],
+               [2., 0.]], dtype=float64)
+
+    References:
+        Pascanu, Mikolov, Bengio (2013), eq. 5, one factor (the paper prints the transpose).
+    """
+    return _jacobian(step, _check.state("x", x), u)
+
+
+def along(step: Callable, xs: Float[Array, "S n"], inputs: PyTree = None) -> Float[Array, "S-1 n n"]:
+    r"""The Jacobian of every step of a trajectory: entry t is ∂x_{t+1}/∂x_t, taken at x_t.
+
+    Args:
+        step: The map, `(x, u) -> x`.
+        xs: A trajectory x_0 ... x_T. The last state is where the last step arrives: nothing is differentiated there.
+        inputs: The inputs that drove it, with a leading time axis of length T; None if there were none.
+
+    Returns:
+        T Jacobians, in the order of time.
+
+    Raises:
+        ValueError: xs is not a finite float array (T+1, n) with T ≥ 0, or inputs are not T steps long.
+
+    Example:
+        >>> along(lambda x, u: x**2, jnp.array([[2.0], [4.0], [16.0]]))
+        Array([[[4.]],
+        <BLANKLINE>
+               [[8.]]], dtype=float64)
+
+    References:
+        Pascanu, Mikolov, Bengio (2013), eq. 5.
+    """
+    xs = _check.floats("xs", xs, "T+1", "n")
+    if len(xs) == 0:
+        raise ValueError("xs must hold at least the initial state; got shape " + str(xs.shape))
+    _check.inputs(inputs, len(xs) - 1)
+    return _along(step, xs, inputs)
+
+
+def transition(
+    step: Callable, x0: Float[Array, " n"], inputs: PyTree = None, *, num_steps: int | None = None
+) -> Product:
+    r"""How the state after T steps answers to the initial one, exactly at any length.
+
+    $$ \frac{\partial x_T}{\partial x_0} = J_{T-1} \cdots J_1 J_0, \qquad J_t = \partial x_{t+1} / \partial x_t $$
+
+    The Jacobians are multiplied as the map runs and never stored; the product neither over- nor underflows.
+
+    Args:
+        step: The map, `(x, u) -> x`.
+        x0: Initial state.
+        inputs: As in `simulate.trajectory`.
+        num_steps: T; as in `simulate.trajectory`.
+
+    Returns:
+        The product, shape (n, n), as a `products.Product`.
+
+    Raises:
+        ValueError: as `simulate.trajectory`.
+
+    Example:
+        >>> halve = transition(lambda x, u: 0.5 * x, jnp.ones(1), num_steps=10_000)
+        >>> print(halve.log_norm().round(6))  # -10000 ln 2, far below the smallest float
+        -6931.471806
+
+    References:
+        Pascanu, Mikolov, Bengio (2013), eq. 5.
+    """
+    x0 = _check.state("x0", x0)
+    return _transition(step, x0, inputs, _check.inputs(inputs, num_steps))
+
+
+@jit
+def _jacobian(step, x, u):
+    x = _check.next_state(step, x, u)
+    own = getattr(step, "jacobian", None)
+    return own(x, u) if own else jax.jacfwd(step)(x, u)
+
+
+@jit
+def _along(step, xs, inputs):
+    return jax.vmap(lambda x, u: _jacobian(step, x, u))(xs[:-1], inputs)
+
+
+@jit
+def _transition(step, x0, inputs, num_steps):
+    def advance(carry, u):
+        x, product = carry
+        return (step(x, u), products.multiply(_jacobian(step, x, u), product)), None
+
+    x0 = _check.first_state(step, x0, inputs)
+    (_, product), _ = jax.lax.scan(advance, (x0, products.identity(len(x0), x0.dtype)), inputs, length=num_steps)
+    return product

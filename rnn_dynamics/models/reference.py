@@ -1,0 +1,146 @@
+"""Systems whose answers are known in closed form or published: linear, logistic, Hénon, Pasemann's module.
+
+Row 2 of the layer table: above `pascanu`. Tests, benchmarks and newcomers start here.
+"""
+
+import equinox
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from rnn_dynamics import _check
+from rnn_dynamics.models.pascanu import PascanuRNN, drive
+
+__all__ = ["Henon", "Linear", "Logistic", "bistable_module", "chaotic_module"]
+
+
+class Linear(equinox.Module):
+    """x' = A x + B u: every gradient of it is a power of A.
+
+    Args:
+        a: The matrix A, shape (n, n).
+        w_in: The matrix B, shape (n, m), or None for no input.
+
+    Raises:
+        ValueError: shapes that do not fit, NaN or infinity.
+
+    Example:
+        >>> Linear(jnp.diag(jnp.array([0.5, 2.0])))(jnp.ones(2))
+        Array([0.5, 2. ], dtype=float64)
+    """
+
+    a: Float[Array, "n n"]
+    w_in: Float[Array, "n m"] | None
+
+    def __init__(self, a, w_in=None):
+        self.a = _check.floats("a", a, "n", "n")
+        self.w_in = None if w_in is None else _check.floats("w_in", w_in, len(self.a), "m")
+
+    def __call__(self, x: Float[Array, " n"], u: Float[Array, " m"] | None = None) -> Float[Array, " n"]:
+        """The next state."""
+        return self.a @ _check.floats("x", x, len(self.a), check_finite=False) + drive(self.w_in, u)
+
+
+class Logistic(equinox.Module):
+    """x' = r x (1 - x): fixed points 0 and 1 - 1/r, period doubling from r = 3, exponent ln 2 at r = 4.
+
+    Args:
+        r: Growth rate.
+
+    Raises:
+        ValueError: r is not a finite real scalar.
+
+    Example:
+        >>> Logistic(4.0)(jnp.array([0.75]))
+        Array([0.75], dtype=float64)
+
+    References:
+        May (1976), Simple mathematical models with very complicated dynamics.
+    """
+
+    r: Float[Array, ""]
+
+    def __init__(self, r):
+        self.r = _check.number("r", r)
+
+    def __call__(self, x: Float[Array, " n"], u: None = None) -> Float[Array, " n"]:
+        """The next state; several states at once if n > 1, each on its own."""
+        del u
+        return self.r * x * (1 - x)
+
+
+class Henon(equinox.Module):
+    """x' = 1 - a x² + y, y' = b x: contracts areas by |b| a step, so its exponents sum to ln |b|.
+
+    Args:
+        a: Strength of the fold.
+        b: Contraction.
+
+    Raises:
+        ValueError: a or b is not a finite real scalar.
+
+    Example:
+        >>> Henon()(jnp.array([0.0, 0.0]))
+        Array([1., 0.], dtype=float64)
+
+    References:
+        Hénon (1976), A two-dimensional mapping with a strange attractor: a = 1.4, b = 0.3.
+    """
+
+    a: Float[Array, ""]
+    b: Float[Array, ""]
+
+    def __init__(self, a=1.4, b=0.3):
+        self.a = _check.number("a", a)
+        self.b = _check.number("b", b)
+
+    def __call__(self, x: Float[Array, " 2"], u: None = None) -> Float[Array, " 2"]:
+        """The next state."""
+        del u
+        x = _check.floats("x", x, 2, check_finite=False)
+        return jnp.stack([1 - self.a * x[0] ** 2 + x[1], self.b * x[0]])
+
+
+def chaotic_module(b1: Float[Array, ""] | float = -2.0) -> PascanuRNN:
+    """Pasemann's minimal chaotic neuromodule, a Pascanu network of two sigmoid units.
+
+    W = [[-20, 6], [-6, 0]], b = (b1, 3). At b1 = -2, from (0, 2), it is chaotic.
+
+    Args:
+        b1: Bias of the first unit.
+
+    Returns:
+        The network, n = 2.
+
+    Example:
+        >>> chaotic_module()(jnp.zeros(2))  # (-2 - 10 + 3, 3 - 3)
+        Array([-9.,  0.], dtype=float64)
+
+    References:
+        Lynch, Dynamical Systems with Applications, chapter 20, after Pasemann.
+    """
+    return PascanuRNN(jnp.array([[-20.0, 6.0], [-6.0, 0.0]]), None, _module_bias(b1))
+
+
+def bistable_module(b1: Float[Array, ""] | float = 0.0) -> PascanuRNN:
+    """Pasemann's bistable module, a Pascanu network of two sigmoid units with hysteresis in b1.
+
+    W = [[7, -4], [5, 0]], b = (b1, 3). Two stable fixed points for b1 between the folds -0.2277 and 1.1447.
+
+    Args:
+        b1: Bias of the first unit.
+
+    Returns:
+        The network, n = 2.
+
+    Example:
+        >>> bistable_module()(jnp.zeros(2))
+        Array([1.5, 5.5], dtype=float64)
+
+    References:
+        Lynch, Dynamical Systems with Applications, chapter 20, after Pasemann.
+    """
+    return PascanuRNN(jnp.array([[7.0, -4.0], [5.0, 0.0]]), None, _module_bias(b1))
+
+
+def _module_bias(b1):
+    return jnp.stack([_check.number("b1", b1), jnp.asarray(3.0)])

@@ -1,0 +1,95 @@
+"""Gradient descent on a loss, with clipping, and the history of where it went.
+
+Row 9 of the layer table: above `gradients`.
+"""
+
+from collections.abc import Callable
+
+import equinox
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PyTree
+
+from rnn_dynamics import _check, gradients
+from rnn_dynamics._compile import jit
+
+__all__ = ["History", "descend"]
+
+
+class History(equinox.Module):
+    """A run of gradient descent: what it visited, before each of its T steps and after the last."""
+
+    parameters: PyTree
+    """Each leaf with a leading axis of length T+1."""
+    loss: Float[Array, " T+1"]
+    gradient_norm: Float[Array, " T+1"]
+    """Before clipping; one norm over all parameters."""
+
+    def __repr__(self) -> str:
+        return f"History({len(self.loss) - 1} steps, loss {float(self.loss[0]):.3g} -> {float(self.loss[-1]):.3g})"
+
+
+def descend(
+    loss: Callable,
+    parameters: PyTree,
+    *,
+    rate: Float[Array, ""] | float,
+    num_steps: int,
+    max_norm: Float[Array, ""] | float | None = None,
+) -> History:
+    r"""Plain gradient descent, with the gradient's norm clipped if `max_norm` is given.
+
+    $$ \theta \leftarrow \theta - \text{rate} \cdot \text{clip}(\nabla L(\theta)) $$
+
+    Args:
+        loss: L, from parameters to a scalar.
+        parameters: Where to start; a pytree of float arrays.
+        rate: The learning rate, in units of the parameter squared per unit of loss.
+        num_steps: T.
+        max_norm: Longest gradient followed as it is; None follows every gradient as it is.
+
+    Returns:
+        The parameters, losses and gradient norms along the way.
+
+    Raises:
+        ValueError: rate or max_norm is not positive, num_steps is negative, the parameters hold NaN or infinity or no
+            float array, or the loss is not a scalar.
+
+    Example:
+        >>> descend(lambda p: p**2, jnp.array(1.0), rate=0.25, num_steps=2).parameters
+        Array([1.  , 0.5 , 0.25], dtype=float64)
+
+    References:
+        Pascanu, Mikolov, Bengio (2013), algorithm 1.
+    """
+    rate = _check.number("rate", rate)
+    if _check.known(rate) and not rate > 0:
+        raise ValueError(f"rate must be positive; got {rate}")
+    num_steps = _check.count("num_steps", num_steps)
+    leaves = jax.tree.leaves(equinox.filter(parameters, equinox.is_inexact_array))
+    if not leaves:
+        raise ValueError("parameters must hold at least one float array; got none")
+    for leaf in leaves:
+        _check.finite("parameters", leaf)
+    image = equinox.filter_eval_shape(loss, parameters)
+    if getattr(image, "shape", None) != ():
+        raise ValueError(f"loss must return a scalar; got {getattr(image, 'shape', type(image).__name__)}")
+    return _descend(loss, parameters, rate, num_steps, max_norm)
+
+
+@jit
+def _descend(loss, parameters, rate, num_steps, max_norm):
+    free, fixed = equinox.partition(parameters, equinox.is_inexact_array)
+
+    def look(free):
+        value, gradient = jax.value_and_grad(lambda free: loss(equinox.combine(free, fixed)))(free)
+        clipped, norm = gradients.clip_by_norm(gradient, 1.0 if max_norm is None else max_norm)
+        return (gradient if max_norm is None else clipped), (free, value, norm)
+
+    def advance(free, _):
+        direction, seen = look(free)
+        return jax.tree.map(lambda leaf, slope: (leaf - rate * slope).astype(leaf.dtype), free, direction), seen
+
+    last, history = jax.lax.scan(advance, free, length=num_steps)
+    history = jax.tree.map(lambda run, end: jnp.concatenate([run, end[None]]), history, look(last)[1])
+    return History(equinox.combine(history[0], fixed), *history[1:])
