@@ -15,8 +15,9 @@ from rnn_dynamics._compile import jit
 
 __all__ = ["orbit_diagram"]
 
-_CHUNK = 4096
-"""Parameter values run side by side: small enough for the states to stay in a CPU's cache."""
+_CHUNK = 2000
+"""Parameter values run side by side, at most: few enough for their orbits to stay in a CPU's cache. With a power of
+two, the writes that put time behind the parameter would all fall into the same few cache lines."""
 _LAP = 16
 """Steps between two looks at whether an orbit has closed: any period that divides it is noticed."""
 
@@ -35,7 +36,8 @@ def orbit_diagram(
 
     At each value the map runs `num_transient` steps that are thrown away, then `num_kept` that are returned. An orbit
     that has closed on itself in floating point (period 1, 2, 4, 8 or 16) skips the rest of its transient: it would
-    repeat the same numbers, so the result is the same bit for bit.
+    repeat the same numbers, so the result is the same bit for bit. Because of that exit JAX cannot differentiate the
+    diagram in reverse, and a forward derivative stops where the orbit closes: take `sensitivity.to_parameter` instead.
 
     Args:
         family: `p -> map`, for instance `lambda b: DoyaNeuron(w=5.0, b=b)`.
@@ -60,7 +62,7 @@ def orbit_diagram(
         >>> kept = orbit_diagram(Logistic, jnp.array([2.5, 3.2]), jnp.array([0.3]), num_kept=4, num_transient=500)
         >>> print(kept[..., 0].round(4))
         [[0.6    0.6    0.6    0.6   ]
-         [0.7995 0.513  0.7995 0.513 ]]
+         [0.513  0.7995 0.513  0.7995]]
 
     References:
         May (1976), Simple mathematical models with very complicated dynamics; for the sweeps' jumps at the folds,
@@ -83,36 +85,36 @@ def orbit_diagram(
 def _fresh(family, values, x0, num_kept, num_transient, inputs):
     x0 = _promoted(family, values, x0, inputs)
     step = jax.vmap(lambda p, x, u: family(p)(x, u), in_axes=(0, 0, None))
+    num_chunks = -(-len(values) // _CHUNK)
+    size = -(-len(values) // num_chunks)
 
-    def chunk(ps):
-        xs = jnp.broadcast_to(x0, (len(ps), *x0.shape))
-        return _settle(lambda xs, u: step(ps, xs, u), xs, num_kept, num_transient, inputs).swapaxes(0, 1)
+    def fill(i, kept):
+        start = jnp.minimum(i * size, len(values) - size)  # the last chunk overlaps the one before
+        ps = jax.lax.dynamic_slice_in_dim(values, start, size)
+        xs = jnp.broadcast_to(x0, (size, len(x0)))
+        _, orbits = _settle(lambda xs, u: step(ps, xs, u), xs, num_kept, num_transient, inputs)
+        return jax.lax.dynamic_update_slice_in_dim(kept, orbits.swapaxes(0, 1), start, 0)
 
-    size = min(_CHUNK, len(values))
-    whole = len(values) // size * size
-    kept = jax.lax.map(chunk, values[:whole].reshape(-1, size)).reshape(whole, num_kept, len(x0))
-    return jnp.concatenate([kept, chunk(values[whole:])]) if whole < len(values) else kept
+    # Written in place: stacking what the chunks return would copy it all once more.
+    return jax.lax.fori_loop(0, num_chunks, fill, jnp.zeros((len(values), num_kept, len(x0)), x0.dtype))
 
 
 @jit
 def _carried(family, values, x0, num_kept, num_transient, inputs):
-    def advance(x, p):
-        kept = _settle(family(p), x, num_kept, num_transient, inputs, with_last=True)
-        return kept[-1], kept[:-1]
-
-    return jax.lax.scan(advance, _promoted(family, values, x0, inputs), values)[1]
+    x0 = _promoted(family, values, x0, inputs)
+    return jax.lax.scan(lambda x, p: _settle(family(p), x, num_kept, num_transient, inputs), x0, values)[1]
 
 
 def _promoted(family, values, x0, inputs):
-    first = jax.tree.map(lambda leaf: leaf[0], inputs)
+    first = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), inputs)
     return _check.next_state(lambda x, u: family(values[0])(x, u), x0, first)
 
 
-def _settle(step, x, num_kept, num_transient, inputs, with_last=False):
-    """The states after the transient, time first; `with_last` repeats the last one reached even if none is kept."""
+def _settle(step, x, num_kept, num_transient, inputs):
+    """The last state, and those after the transient, time first."""
+    late = None
     if inputs is None:
         x = _transient(lambda x: step(x, None), x, num_transient)
-        late = None
     else:
         early = jax.tree.map(lambda leaf: leaf[:num_transient], inputs)
         late = jax.tree.map(lambda leaf: leaf[num_transient:], inputs)
@@ -122,8 +124,7 @@ def _settle(step, x, num_kept, num_transient, inputs, with_last=False):
         x = step(x, u)
         return x, x
 
-    last, kept = jax.lax.scan(keep, x, late, length=num_kept)
-    return jnp.concatenate([kept, last[None]]) if with_last else kept
+    return jax.lax.scan(keep, x, late, length=num_kept)
 
 
 def _transient(step, x, num_steps):

@@ -1,19 +1,21 @@
-"""What a gradient does: so far, clipping it.
+"""What a gradient does on its way back through time: its size at every step, its parts, its regulariser, its clipping.
 
-Row 5 of the layer table. Next: `training`, which uses it.
+Row 5 of the layer table: above `jacobians`. Next: `training`, which uses it.
 """
 
+from collections.abc import Callable
 from typing import TypeVar
 
 import equinox
 import jax
 import jax.numpy as jnp
+import optax
 from jaxtyping import Array, Float, PyTree
 
-from rnn_dynamics import _check
+from rnn_dynamics import _check, simulate
 from rnn_dynamics._compile import jit
 
-__all__ = ["clip_by_norm"]
+__all__ = ["backpropagate", "clip", "clip_by_norm", "contributions", "omega"]
 
 Gradients = TypeVar("Gradients", bound=PyTree)
 
@@ -44,10 +46,237 @@ def clip_by_norm(gradients: Gradients, max_norm: Float[Array, ""] | float) -> tu
     References:
         Pascanu, Mikolov, Bengio (2013), algorithm 1.
     """
+    return _clip(gradients, _checked_norm(max_norm))
+
+
+def clip(max_norm: Float[Array, ""] | float) -> optax.GradientTransformation:
+    """`clip_by_norm` as an optax transformation, to chain before any optimiser.
+
+    Args:
+        max_norm: The longest gradient that passes unchanged; positive.
+
+    Returns:
+        A transformation without state.
+
+    Raises:
+        ValueError: max_norm is not a positive finite number.
+
+    Example:
+        >>> optimiser = optax.chain(clip(1.0), optax.sgd(0.1))
+        >>> updates, _ = optimiser.update(jnp.array([30.0, 40.0]), optimiser.init(jnp.zeros(2)))
+        >>> updates.round(6)
+        Array([-0.06, -0.08], dtype=float64)
+
+    References:
+        Pascanu, Mikolov, Bengio (2013), algorithm 1.
+    """
+    _checked_norm(max_norm)
+    return optax.stateless(lambda updates, params: clip_by_norm(updates, max_norm)[0])  # noqa: ARG005
+
+
+def backpropagate(
+    step: Callable, xs: Float[Array, "S n"], inputs: PyTree, cotangent: Float[Array, " n"]
+) -> tuple[Float[Array, "S n"], Float[Array, " S"]]:
+    r"""The gradient of a loss with respect to every state of a trajectory, never under- or overflowing.
+
+    $$ \frac{\partial E}{\partial x_{k}} = \frac{\partial E}{\partial x_{k+1}} J_k, \qquad
+       \frac{\partial E}{\partial x_k} = e^{\ell_k} d_k, \quad \|d_k\|_2 = 1 $$
+
+    One backward scan of vector-Jacobian products; no Jacobian is formed, and nothing is stored but the result: memory
+    is that of three trajectories.
+
+    Args:
+        step: The map, `(x, u) -> x`.
+        xs: A trajectory x_0 ... x_T.
+        inputs: The inputs that drove it, T steps; None if there were none.
+        cotangent: ∂E/∂x_T, in any scale.
+
+    Returns:
+        The directions d_0 ... d_T and the logarithms ℓ_0 ... ℓ_T of the norms. Where the gradient is exactly zero the
+        direction is zero and the logarithm -inf. The slope of ℓ against k is minus the rate at which gradients grow.
+
+    Raises:
+        ValueError: xs is not a finite float array (T+1, n), inputs are not T steps long, cotangent is not a finite
+            float array (n,).
+
+    Example:
+        >>> xs = jnp.zeros((1001, 1))
+        >>> directions, log_norms = backpropagate(lambda x, u: 0.1 * x, xs, None, jnp.array([-2.0]))
+        >>> print(directions[0], log_norms[0].round(4))  # ln 2 - 1000 ln 10: the gradient itself is 2e-1000
+        [-1.] -2301.8919
+
+    References:
+        Pascanu, Mikolov, Bengio (2013), eq. 5 and 7.
+    """
+    xs = _checked_trajectory(xs, inputs)
+    return _backpropagate(step, xs, inputs, _check.floats("cotangent", cotangent, xs.shape[1]))
+
+
+def contributions(
+    step: Callable,
+    x0: Float[Array, " n"],
+    inputs: PyTree,
+    loss: Callable,
+    *,
+    num_steps: int | None = None,
+) -> PyTree:
+    r"""The temporal contributions to a gradient: what each step's use of the parameters adds to it.
+
+    $$ \frac{\partial E}{\partial x_T} \frac{\partial x_T}{\partial x_k} \frac{\partial^+ x_k}{\partial \theta},
+       \qquad k = 1 \dots T $$
+
+    where ∂⁺ holds x_{k-1} constant. Their sum over k is the gradient of loss(x_T) by the parameters.
+
+    Args:
+        step: A map that is a pytree, such as a model: its floating-point arrays are the parameters θ.
+        x0: Initial state.
+        inputs: As in `simulate.trajectory`.
+        loss: E, from the last state to a scalar.
+        num_steps: T; as in `simulate.trajectory`.
+
+    Returns:
+        A pytree like `step`: each parameter with a leading axis of length T (entry k-1 is the term of x_k), every
+        other leaf None. Memory: T times the parameters.
+
+    Raises:
+        ValueError: step holds no parameter, loss does not return a scalar; otherwise as `simulate.trajectory`.
+
+    Example:
+        >>> from rnn_dynamics.models.reference import Logistic
+        >>> terms = contributions(Logistic(2.0), jnp.array([0.5]), None, lambda x: x[0], num_steps=3)
+        >>> terms.r  # x = 1/2 stays, its multiplier is 0: only the last step counts
+        Array([0.  , 0.  , 0.25], dtype=float64)
+
+    References:
+        Pascanu, Mikolov, Bengio (2013), eq. 4.
+    """
+    x0 = _check.state("x0", x0)
+    num_steps = _check.inputs(inputs, num_steps)
+    if not jax.tree.leaves(equinox.filter(step, equinox.is_inexact_array)):
+        raise ValueError("step must be a pytree with floating-point arrays, such as a model; it holds none")
+    _checked_loss(loss, x0)
+    return _contributions(step, x0, inputs, loss, num_steps)
+
+
+def omega(
+    step: Callable,
+    xs: Float[Array, "S n"],
+    inputs: PyTree,
+    cotangents: Float[Array, "T n"],
+    *,
+    squared: bool = False,
+    immediate: bool = False,
+    bound: float = 0.0,
+) -> Float[Array, ""]:
+    r"""Pascanu's regulariser: how far back-propagated gradients are from keeping their length.
+
+    $$ \Omega = \sum_k \left( \frac{\|\delta_{k+1} J_k\|}{\|\delta_{k+1}\|} - 1 \right)^2, \qquad
+       \delta_k = \frac{\partial E}{\partial x_k} $$
+
+    Only the directions of the δ count. For the mean over a batch, `jax.vmap` it and average.
+
+    Args:
+        step: The map, `(x, u) -> x`.
+        xs: A trajectory x_0 ... x_T.
+        inputs: The inputs that drove it, T steps; None if there were none.
+        cotangents: δ_1 ... δ_T; `backpropagate` returns them from δ_0 on (its directions will do: `directions[1:]`).
+        squared: Take the ratio of the squared norms, as eq. 10 and the paper's public code do.
+        immediate: Hold the states and the δ constant when Ω is differentiated, as the paper does, so that the
+            gradient reaches the parameters through J_k alone.
+        bound: Leave out the steps with ‖δ_{k+1}‖² below it, as the public code does with 1e-20. δ = 0 is always left
+            out.
+
+    Returns:
+        Ω, dimensionless: 0 if every step keeps the gradient's length.
+
+    Raises:
+        ValueError: as `backpropagate`; cotangents are not a finite float array (T, n); a negative bound.
+
+    Example:
+        >>> omega(lambda x, u: 0.5 * x, jnp.zeros((3, 1)), None, jnp.ones((2, 1)))  # twice (1/2 - 1)²
+        Array(0.5, dtype=float64)
+
+    References:
+        Pascanu, Mikolov, Bengio (2013), eq. 9 and 10.
+    """
+    xs = _checked_trajectory(xs, inputs)
+    cotangents = _check.floats("cotangents", cotangents, len(xs) - 1, xs.shape[1])
+    if not bound >= 0:
+        raise ValueError(f"bound must be at least 0; got {bound}")
+    return _omega(step, xs, inputs, cotangents, squared, immediate, bound)
+
+
+def _checked_norm(max_norm):
     max_norm = _check.number("max_norm", max_norm)
     if _check.known(max_norm) and not max_norm > 0:
         raise ValueError(f"max_norm must be positive; got {max_norm}")
-    return _clip(gradients, max_norm)
+    return max_norm
+
+
+def _checked_trajectory(xs, inputs):
+    xs = _check.floats("xs", xs, "T+1", "n")
+    if xs.size == 0:
+        raise ValueError(f"xs must hold at least the initial state; got shape {xs.shape}")
+    _check.inputs(inputs, len(xs) - 1)
+    return xs
+
+
+def _checked_loss(loss, x):
+    image = jax.eval_shape(loss, x)
+    if getattr(image, "shape", None) != ():
+        raise ValueError(f"loss must return a scalar; got {getattr(image, 'shape', type(image).__name__)}")
+
+
+def _unit(vector):
+    """A vector as a direction and the logarithm of its length, whatever its scale; zero is (0, -inf)."""
+    largest = jnp.abs(vector).max()
+    safe = jnp.where(largest > 0, largest, 1)
+    scaled = vector / safe
+    length = jnp.where(largest > 0, jnp.linalg.norm(scaled), 1)
+    return scaled / length, jnp.where(largest > 0, jnp.log(length) + jnp.log(safe), -jnp.inf)
+
+
+@jit
+def _backpropagate(step, xs, inputs, cotangent):
+    def back(carry, now):
+        direction, log_norm = carry
+        x, u = now
+        pulled, change = _unit(jax.vjp(lambda x: step(x, u), x)[1](direction)[0])
+        return (pulled, log_norm + change), (pulled, log_norm + change)
+
+    last = _unit(cotangent.astype(xs.dtype))
+    _, (directions, log_norms) = jax.lax.scan(back, last, (xs[:-1], inputs), reverse=True)
+    return jnp.concatenate([directions, last[0][None]]), jnp.concatenate([log_norms, last[1][None]])
+
+
+@jit
+def _contributions(step, x0, inputs, loss, num_steps):
+    xs = simulate.trajectory(step, x0, inputs, num_steps=num_steps)
+    parameters, rest = equinox.partition(step, equinox.is_inexact_array)
+
+    def back(cotangent, now):
+        x, u = now
+        _, pull = jax.vjp(lambda parameters, x: equinox.combine(parameters, rest)(x, u), parameters, x)
+        term, cotangent = pull(cotangent)
+        return cotangent, term
+
+    return jax.lax.scan(back, jax.grad(loss)(xs[-1]), (xs[:-1], inputs), reverse=True)[1]
+
+
+@jit
+def _omega(step, xs, inputs, cotangents, squared, immediate, bound):
+    if immediate:
+        xs, cotangents = jax.lax.stop_gradient((xs, cotangents))
+
+    def term(x, u, cotangent):
+        direction, log_norm = _unit(cotangent)
+        counts = (2 * log_norm >= jnp.log(bound)) & jnp.isfinite(log_norm)
+        pulled = jax.vjp(lambda x: step(x, u), x)[1](jnp.where(counts, direction, 1.0))[0]
+        square = jnp.sum(pulled**2)
+        ratio = square if squared else jnp.sqrt(jnp.where(square > 0, square, 1.0)) * (square > 0)
+        return jnp.where(counts, (ratio - 1) ** 2, 0.0)
+
+    return jax.vmap(term)(xs[:-1], inputs, cotangents).sum()
 
 
 @jit
@@ -56,12 +285,18 @@ def _clip(gradients, max_norm):
     leaves = jax.tree.leaves(floats)
     if not leaves:
         return gradients, jnp.zeros_like(max_norm)
-    largest = jnp.stack([jnp.abs(leaf).max(initial=0) for leaf in leaves]).max()
-    unit = jnp.where((largest > 0) & jnp.isfinite(largest), largest, 1)  # the norm of g / unit can neither over- nor
-    length = jnp.sqrt(sum(jnp.sum((leaf / unit) ** 2) for leaf in leaves))  # underflow
+    largest = jax.lax.stop_gradient(jnp.stack([jnp.abs(leaf).max(initial=0) for leaf in leaves]).max())
     finite = jnp.isfinite(largest)
-    limit = max_norm / unit
-    clips = length > limit
-    scale = jnp.where(clips, limit / jnp.where(clips, length, 1), 1)
-    clipped = jax.tree.map(lambda leaf: jnp.where(finite, leaf * scale, 0).astype(leaf.dtype), floats)
-    return equinox.combine(clipped, others), jnp.where(finite, length * unit, largest)
+    ordinary = finite & (largest > 0)  # a zero gradient has no direction either; as it is, it is differentiable
+    unit = jnp.where(ordinary, largest, 1)  # the norm of g / unit neither over- nor underflows
+    units = jax.tree.map(lambda leaf: jnp.where(ordinary, leaf, 0) / unit, floats)
+    square = sum(jnp.sum(jnp.abs(leaf) ** 2) for leaf in jax.tree.leaves(units))
+    length = jnp.sqrt(jnp.where(ordinary, square, 1))
+    clips = ordinary & (length > max_norm / unit)
+
+    def clip(leaf, scaled):
+        shorter = jnp.where(clips, scaled * (max_norm / length), leaf)
+        return jnp.where(finite, shorter, 0).astype(leaf.dtype)
+
+    clipped = jax.tree.map(clip, floats, units)
+    return equinox.combine(clipped, others), jnp.where(ordinary, length * unit, largest)

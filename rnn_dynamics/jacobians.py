@@ -13,7 +13,7 @@ from rnn_dynamics import _check, products
 from rnn_dynamics._compile import jit
 from rnn_dynamics.products import Product
 
-__all__ = ["along", "jacobian", "transition"]
+__all__ = ["along", "jacobian", "push", "transition"]
 
 
 def jacobian(step: Callable, x: Float[Array, " n"], u: PyTree = None) -> Float[Array, "n n"]:
@@ -107,6 +107,44 @@ def transition(
     """
     x0 = _check.state("x0", x0)
     return _transition(step, x0, inputs, _check.inputs(inputs, num_steps))
+
+
+def push(
+    step: Callable, x: Float[Array, " n"], u: PyTree, tangents: Float[Array, "n k"]
+) -> tuple[Float[Array, " n"], Float[Array, "n k"]]:
+    r"""One step of a map together with what it does to perturbations: x' = F(x, u) and J V.
+
+    A map that knows its Jacobian is asked for it; of any other the k products are taken one by one in forward mode,
+    which is cheaper than the whole Jacobian if k < n.
+
+    Args:
+        step: The map F, `(x, u) -> x`.
+        x: The state.
+        u: The input of the step.
+        tangents: The matrix V: k perturbations of the state, one a column.
+
+    Returns:
+        The next state, and the perturbations of it to first order.
+
+    Raises:
+        ValueError: x is not a finite float array (n,), tangents are not a finite float array (n, k).
+
+    Example:
+        >>> push(lambda x, u: x**2, jnp.array([3.0]), None, jnp.array([[1.0, -0.5]]))
+        (Array([9.], dtype=float64), Array([[ 6., -3.]], dtype=float64))
+    """
+    x = _check.state("x", x)
+    return _push(step, x, u, _check.floats("tangents", tangents, len(x), "k"))
+
+
+@jit
+def _push(step, x, u, tangents):
+    own = getattr(step, "jacobian", None)
+    if own:
+        with jax.default_matmul_precision("highest"):
+            return step(x, u), own(x, u) @ tangents
+    image, differential = jax.linearize(lambda x: step(x, u), x)
+    return image, jax.vmap(differential, in_axes=1, out_axes=1)(tangents)
 
 
 @jit

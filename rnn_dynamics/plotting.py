@@ -84,7 +84,7 @@ def style() -> Iterator[None]:
         ...     print(mpl.rcParams["axes.labelsize"])
         9.0
     """
-    with mpl.rc_context(_RC):
+    with mpl.rc_context(_RC):  # pyright: ignore[reportArgumentType]
         yield
 
 
@@ -197,22 +197,21 @@ def draw_orbits(ax: Axes, values, kept, *, kind: str, label: str | None = None) 
     ax.plot(columns, kept.ravel(), marker, color=COLOURS[kind], markersize=3.2, linestyle="none", label=label)
 
 
-def draw_loss_map(ax: Axes, x, y, values, *, centred: bool = False, **limits: float) -> QuadMesh:
-    """A function of two variables as colour; `centred` puts white at zero, blue below and red above.
+def draw_loss_map(ax: Axes, x, y, values, *, halfrange: float | None = None) -> QuadMesh:
+    """A function of two variables as colour; with `halfrange`, white at zero, blue below and red above.
 
     Args:
         ax: Where to draw.
         x: Horizontal coordinates, shape (i,).
         y: Vertical coordinates, shape (j,).
         values: Shape (i, j).
-        centred: Whether the sign is what matters.
-        limits: `vmin` and `vmax`, or `halfrange` of a centred map.
+        halfrange: Where the two colours are deepest, if the sign is what matters.
 
     Returns:
         The mesh, for a colour bar.
     """
-    scale = {"cmap": "RdBu_r", "norm": CenteredNorm(**limits)} if centred else {"cmap": "viridis", **limits}
-    return ax.pcolormesh(x, y, np.asarray(values).T, shading="auto", rasterized=True, **scale)
+    colours, norm = ("viridis", None) if halfrange is None else ("RdBu_r", CenteredNorm(halfrange=halfrange))
+    return ax.pcolormesh(x, y, np.asarray(values).T, shading="auto", rasterized=True, cmap=colours, norm=norm)
 
 
 def draw_path(ax: Axes, x, y, *, kind: str, label: str | None = None) -> list[Line2D]:

@@ -29,8 +29,9 @@ def to_state(
         num_steps: T; as in `simulate.trajectory`.
 
     Returns:
-        S_0 ... S_T. Entries too large for the floats are infinite with the right sign, those too small are zero, and
-        none is ever NaN while the orbit and its Jacobians are finite; `jacobians.transition` holds S_T exactly.
+        S_0 ... S_T. Entries too large for the floats are infinite with the right sign, those too small (or smaller by
+        such a factor than the largest of their column) are zero, and both may come back into range later. None is
+        ever NaN while the orbit and its Jacobians are finite. `jacobians.transition` holds S_T exactly.
 
     Raises:
         ValueError: as `simulate.trajectory`.
@@ -88,7 +89,7 @@ def _to_state(step, x0, inputs, num_steps):
         del exponent  # the recursion is linear: its scale stays outside
         return step(x, u), jacobians.jacobian(step, x, u) @ s
 
-    return _carry(step, tangent, x0, jnp.eye(len(x0), dtype=x0.dtype), inputs, num_steps)
+    return _carry(step, tangent, x0, jnp.eye(len(x0), dtype=x0.dtype), inputs, num_steps, lowest=-(2**30))
 
 
 @jit
@@ -96,23 +97,29 @@ def _to_parameter(family, p, x0, inputs, num_steps):
     def tangent(x, u, s, exponent):
         return jax.jvp(lambda p, x: family(p)(x, u), (p, x), (_scaled(jnp.ones_like(p), -exponent), s))
 
-    return _carry(family(p), tangent, x0, jnp.zeros_like(x0), inputs, num_steps)
+    # What comes in at every step is divided by the scale: it must not overflow.
+    lowest = -min(jnp.finfo(value.dtype).maxexp for value in (p, x0)) // 2
+    return _carry(family(p), tangent, x0, jnp.zeros_like(x0), inputs, num_steps, lowest)
 
 
-def _carry(step, tangent, x0, s0, inputs, num_steps):
-    """Scans (x, s · 2^exponent), s kept near one: powers of two scale without rounding, so nothing is lost by it."""
+def _carry(step, tangent, x0, s0, inputs, num_steps, lowest):
+    """Scans x and s · 2^exponent, each column of s on its own scale, kept near one as far down as 2^lowest.
+
+    Powers of two scale without rounding, so nothing is lost by it.
+    """
 
     def advance(carry, u):
         x, s, exponent = carry
         x, s = tangent(x, u, s, exponent)
-        _, shift = jnp.frexp(jnp.abs(s).max())
-        shift = jnp.where(jnp.isfinite(s).all(), jnp.maximum(shift, -exponent), 0)
+        _, shift = jnp.frexp(jnp.abs(s).max(axis=0))
+        shift = jnp.where(jnp.isfinite(s).all(axis=0), jnp.maximum(shift, lowest - exponent), 0)
         s, exponent = _scaled(s, -shift), exponent + shift
         return (x, s, exponent), _scaled(s, exponent)
 
     x0 = _check.first_state(step, x0, inputs)
     s0 = s0.astype(x0.dtype)
-    _, tail = jax.lax.scan(advance, (x0, s0, jnp.zeros((), jnp.int32)), inputs, length=num_steps)
+    exponent = jnp.zeros(s0.shape[1:], jnp.int32)
+    _, tail = jax.lax.scan(advance, (x0, s0, exponent), inputs, length=num_steps)
     return jnp.concatenate([s0[None], tail])
 
 

@@ -20,12 +20,14 @@ class History(equinox.Module):
     """A run of gradient descent: what it visited, before each of its T steps and after the last."""
 
     parameters: PyTree
-    """Each leaf with a leading axis of length T+1."""
-    loss: Float[Array, " T+1"]
-    gradient_norm: Float[Array, " T+1"]
+    """Each float array with a leading axis of length k = T+1; other leaves as they were."""
+    loss: Float[Array, " k"]
+    gradient_norm: Float[Array, " k"]
     """Before clipping; one norm over all parameters."""
 
     def __repr__(self) -> str:
+        if self.loss.ndim > 1 or not _check.known(self.loss):
+            return f"History(loss {self.loss.dtype} of shape {self.loss.shape})"
         return f"History({len(self.loss) - 1} steps, loss {float(self.loss[0]):.3g} -> {float(self.loss[-1]):.3g})"
 
 
@@ -42,8 +44,8 @@ def descend(
     $$ \theta \leftarrow \theta - \text{rate} \cdot \text{clip}(\nabla L(\theta)) $$
 
     Args:
-        loss: L, from parameters to a scalar.
-        parameters: Where to start; a pytree of float arrays.
+        loss: L, from parameters to a float scalar.
+        parameters: Where to start; a pytree, of which the float arrays are free and the rest is kept as it is.
         rate: The learning rate, in units of the parameter squared per unit of loss.
         num_steps: T.
         max_norm: Longest gradient followed as it is; None follows every gradient as it is.
@@ -52,8 +54,8 @@ def descend(
         The parameters, losses and gradient norms along the way.
 
     Raises:
-        ValueError: rate or max_norm is not positive, num_steps is negative, the parameters hold NaN or infinity or no
-            float array, or the loss is not a scalar.
+        ValueError: rate or max_norm is not a positive finite number, num_steps is negative, the parameters hold NaN or
+            infinity or no float array, or the loss is not a float scalar.
 
     Example:
         >>> descend(lambda p: p**2, jnp.array(1.0), rate=0.25, num_steps=2).parameters
@@ -63,8 +65,10 @@ def descend(
         Pascanu, Mikolov, Bengio (2013), algorithm 1.
     """
     rate = _check.number("rate", rate)
-    if _check.known(rate) and not rate > 0:
-        raise ValueError(f"rate must be positive; got {rate}")
+    max_norm = None if max_norm is None else _check.number("max_norm", max_norm)
+    for name, value in (("rate", rate), ("max_norm", max_norm)):
+        if value is not None and _check.known(value) and not value > 0:
+            raise ValueError(f"{name} must be positive; got {value}")
     num_steps = _check.count("num_steps", num_steps)
     leaves = jax.tree.leaves(equinox.filter(parameters, equinox.is_inexact_array))
     if not leaves:
@@ -72,8 +76,9 @@ def descend(
     for leaf in leaves:
         _check.finite("parameters", leaf)
     image = equinox.filter_eval_shape(loss, parameters)
-    if getattr(image, "shape", None) != ():
-        raise ValueError(f"loss must return a scalar; got {getattr(image, 'shape', type(image).__name__)}")
+    if getattr(image, "shape", None) != () or not jnp.issubdtype(image.dtype, jnp.floating):
+        came = f"{image.dtype} of shape {image.shape}" if hasattr(image, "shape") else type(image).__name__
+        raise ValueError(f"loss must return a float scalar; it returned {came}")
     return _descend(loss, parameters, rate, num_steps, max_norm)
 
 
@@ -81,15 +86,12 @@ def descend(
 def _descend(loss, parameters, rate, num_steps, max_norm):
     free, fixed = equinox.partition(parameters, equinox.is_inexact_array)
 
-    def look(free):
+    def advance(free, _):
         value, gradient = jax.value_and_grad(lambda free: loss(equinox.combine(free, fixed)))(free)
         clipped, norm = gradients.clip_by_norm(gradient, 1.0 if max_norm is None else max_norm)
-        return (gradient if max_norm is None else clipped), (free, value, norm)
+        direction = gradient if max_norm is None else clipped
+        after = jax.tree.map(lambda leaf, slope: (leaf - rate * slope).astype(leaf.dtype), free, direction)
+        return after, (free, value, norm)
 
-    def advance(free, _):
-        direction, seen = look(free)
-        return jax.tree.map(lambda leaf, slope: (leaf - rate * slope).astype(leaf.dtype), free, direction), seen
-
-    last, history = jax.lax.scan(advance, free, length=num_steps)
-    history = jax.tree.map(lambda run, end: jnp.concatenate([run, end[None]]), history, look(last)[1])
+    _, history = jax.lax.scan(advance, free, length=num_steps + 1)  # where the last step leads is never looked at
     return History(equinox.combine(history[0], fixed), *history[1:])

@@ -14,6 +14,7 @@ from types import ModuleType
 
 import jax
 import matplotlib as mpl
+import matplotlib.pyplot as plt
 
 from rnn_dynamics import files, plotting
 
@@ -51,11 +52,11 @@ def make(script: ModuleType, out: Path, *, quick: bool) -> None:
         files.write(path.with_suffix(".png"), lambda stream: figure.savefig(stream, format="png"))
         date = {"CreationDate": None}
         files.write(path.with_suffix(".pdf"), lambda stream: figure.savefig(stream, format="pdf", metadata=date))
-    mpl.pyplot.close(figure)
+    plt.close(figure)
 
 
 def run(script: str) -> None:
     """What a script does when it is run by itself."""
     module = sys.modules[script]
-    chosen = options(inspect.getdoc(module).splitlines()[0])
+    chosen = options((module.__doc__ or "").splitlines()[0])
     make(module, chosen.out, quick=chosen.quick)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
-from scipy.optimize import brentq
+from scipy.optimize import root_scalar
 
 from rnn_dynamics import jacobians, plotting, products, simulate
 from rnn_dynamics.models import PascanuRNN
@@ -31,7 +31,8 @@ def compute(num_steps: int) -> dict[str, np.ndarray]:
     def end(x0):
         return float(simulate.final_state(NETWORK, jnp.array([x0]), inputs)[0])
 
-    edge = brentq(end, -1.5, 1.5, xtol=1e-15)  # the driven boundary: from here the orbit goes to neither side
+    # The driven boundary: from here the orbit goes to neither side.
+    edge = root_scalar(end, bracket=(-1.5, 1.5), method="brentq", xtol=1e-15).root
     below, above = (simulate.trajectory(NETWORK, jnp.array([edge + side * GAP / 2]), inputs) for side in (-1, 1))
     growth = products.cumulative(jacobians.along(NETWORK, below, inputs))
     arrays = {

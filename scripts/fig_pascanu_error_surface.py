@@ -17,7 +17,7 @@ from rnn_dynamics import activations, plotting, simulate, training
 from rnn_dynamics.models import PascanuRNN
 
 NUM_STEPS, TARGET = 50, 0.7
-STARTS, RATE, MAX_NORM, NUM_UPDATES = ((5.0, -2.2), (6.0, -2.9)), 0.1, 0.5, 150
+STARTS, RATE, MAX_NORM, NUM_UPDATES = ((5.0, -2.2), (5.5, -2.7)), 0.1, 0.5, 150
 W_SPAN, B_SPAN = (4.0, 6.5), (-3.5, -1.8)
 WALL_START = 2 + 2 * np.cosh(0.5)  # 1/σ'(1/2): for smaller w the point x = 1/2 is stable and there is no wall
 FULL = {"num_weights": 301, "num_biases": 301}
@@ -38,7 +38,7 @@ def compute(num_weights: int, num_biases: int) -> dict[str, np.ndarray]:
     look = jax.jit(lambda points: jax.lax.map(jax.value_and_grad(error), points.reshape(-1, 2), batch_size=4096))
     surface, gradient = look(jnp.stack(jnp.meshgrid(weights, biases, indexing="ij"), axis=-1))
     # For the relief: a grid that runs along the wall, finest at it, so that the cliff is drawn as one.
-    away = np.sinh(np.linspace(-8, 8, num_biases // 2)) / np.sinh(8)
+    away = np.sinh(np.linspace(-8, 8, num_biases // 2)) / np.sinh(8) * 0.7
     relief_w, relief_b = np.broadcast_arrays(weights[:, None], (0.5 - expit(0.5) * weights)[:, None] + away)
     relief = look(jnp.stack([relief_w, relief_b], axis=-1))[0]
     arrays = {
@@ -76,7 +76,7 @@ def draw(data: dict[str, np.ndarray]) -> Figure:
     solid.view_init(elev=30, azim=20)
     solid.set(xlabel="weight $w$", ylabel="bias $b$", title="$E_{50}(w, b)$")
     solid.tick_params(pad=0)
-    solid.set_box_aspect((1, 1, 0.6), zoom=0.95)
+    solid.set_box_aspect((1, 1, 0.6), zoom=1.15)  # pyright: ignore[reportArgumentType]
     flat = figure.add_subplot(1, 2, 2)
     mesh = plotting.draw_loss_map(flat, data["weights"], data["biases"], data["surface"])
     figure.colorbar(mesh, ax=flat, label="$E_{50}$", aspect=30)

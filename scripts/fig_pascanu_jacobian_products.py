@@ -15,6 +15,7 @@ from rnn_dynamics import activations, bounds, jacobians, plotting, products, sim
 from rnn_dynamics.models import PascanuRNN
 
 RATIOS = (0.7, 1.0, 2.0)  # γ‖W‖₂: below, at and above the bound
+LIMITS = ((-20, 6), (-12, 6), (-30, 20))  # of the vertical axes, in decades; Perron's bound leaves them
 COUNTEREXAMPLE = np.array([[1.2, 2.0], [-0.8, -1.2]])
 NOTE_SLOPES = (0.8, 0.7)  # Wikipedia's note 3: the slope c that decides for W = [[0, 2], [1, 0]]
 FULL = {"num_units": 20, "num_steps": 60, "seed": 0}
@@ -36,13 +37,18 @@ def rates(w, activation):
 def compute(num_units: int, num_steps: int, seed: int) -> dict[str, np.ndarray]:
     """Singular values and bounds of six networks, of the counterexample, and of note 3's product."""
     generator = np.random.default_rng(seed)
+    # An orthogonal matrix in stretched coordinates: not normal, so that its norm, its best scaled norm and its spectral
+    # radius are three things.
     orthogonal = np.linalg.qr(generator.standard_normal((num_units, num_units)))[0]
+    stretch = generator.uniform(0.8, 1.25, num_units)
+    base = stretch[:, None] * orthogonal / stretch
+    base /= np.linalg.norm(base, 2)
     x0 = jnp.asarray(0.1 * generator.standard_normal(num_units))
     inputs = jnp.asarray(0.1 * generator.standard_normal((num_steps, num_units)))
     arrays = {}
     for activation in (activations.sigmoid, activations.tanh):
         for number, ratio in enumerate(RATIOS):
-            w = jnp.asarray(ratio / activation.slope * orthogonal)
+            w = jnp.asarray(ratio / activation.slope * base)
             b = -w @ activation(jnp.zeros(num_units))  # x = 0, where σ is steepest, is a fixed point
             network = PascanuRNN(w, jnp.eye(num_units), b, activation)
             name = f"{activation.name}_{number}"
@@ -70,10 +76,10 @@ def draw(data: dict[str, np.ndarray]) -> Figure:
     lags = np.arange(1, len(data["note_0"]) + 1)
     for row, name in zip(axes, ("sigmoid", "tanh"), strict=True):
         for number, ratio in enumerate(RATIOS):
-            ax, relation = row[number], "<=>"[number]
+            ax = row[number]
             plotting.draw_growth(ax, lags, data[f"{name}_{number}_growth"])
             plotting.draw_bounds(ax, lags, data[f"{name}_{number}_rates"])
-            ax.set_title(rf"{name}, $\gamma\Vert W\Vert_2 = {ratio:g}$" if relation else "")
+            ax.set(title=rf"{name}, $\gamma\Vert W\Vert_2 = {ratio:g}$", ylim=LIMITS[number])
         row[0].set_ylabel(r"decades of $\partial x_t/\partial x_k$")
     warning, note = axes[:, 3]
     plotting.draw_growth(warning, lags, data["counterexample_growth"][:, :1])
@@ -81,8 +87,8 @@ def draw(data: dict[str, np.ndarray]) -> Figure:
     warning.set_title(r"tanh, $\gamma\rho(W) = 0.4$")
     for number, (slope, line) in enumerate(zip(NOTE_SLOPES, ("-", "--"), strict=True)):
         note.plot(
-            lags,
-            data[f"note_{number}"][:, 0] / np.log(10),
+            lags[1::2],
+            data[f"note_{number}"][1::2, 0] / np.log(10),
             line,
             color=plotting.COLOURS["stable"],
             label=rf"$\sigma' = {slope:g}$",

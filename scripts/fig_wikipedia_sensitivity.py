@@ -39,7 +39,7 @@ def compute(num_states: int, num_biases: int) -> dict[str, np.ndarray]:
     def settled(b, x0):
         x = simulate.final_state(family(b), x0, num_steps=SETTLED_STEPS)
         slope = sensitivity.to_parameter(family, b, x0, num_steps=SETTLED_STEPS)[-1]
-        is_settled = jnp.abs(family(b).velocity(x)[0]) < 1e-9  # beside a fold the state still creeps past its ghost
+        is_settled = jnp.abs(family(b).velocity(x)[0]) < 1e-13  # beside a fold the state still creeps past its ghost
         return jnp.where(is_settled, jnp.array([slope[0], family(b).bias_sensitivity(x)[0]]), jnp.nan)
 
     to_state, to_bias = jax.lax.map(over_states, biases)
@@ -67,7 +67,7 @@ def draw(data: dict[str, np.ndarray]) -> Figure:
         (middle, "to_bias", r"$|\partial x_T/\partial b|$"),
     ):
         decades = np.log10(np.abs(data[name]) + 1e-300)
-        mesh = plotting.draw_loss_map(ax, data["biases"], data["states"], decades, centred=True, halfrange=4)
+        mesh = plotting.draw_loss_map(ax, data["biases"], data["states"], decades, halfrange=4.0)
         plotting.draw_branch(ax, data["curve_b"], data["curve_x"], data["curve_stable"], labels=ax is middle, width=0.9)
         ax.set(xlim=(-3, -2), ylim=(0, 1), xlabel="bias $b$", title=title)
     left.set_ylabel("initial state $x_0$")

@@ -113,19 +113,15 @@ class DoyaNeuron(equinox.Module):
         if not (_check.known(self.w) and _check.known(self.b)):
             raise ValueError("equilibria runs on the host and needs a neuron with known parameters; got traced ones")
         w, b = float(self.w), float(self.b)
-
-        def h(y):
-            return y - w * expit(y) - b
-
         slack = 1e-14 * (1 + abs(w) + abs(b))  # σ rounds to 0 or 1 in the tails: keep the zero inside the bracket
         pieces = [b + min(w, 0.0) - slack, b + max(w, 0.0) + slack]
         if w > 4:
             turn = 2 * math.log((math.sqrt(w) + math.sqrt(w - 4)) / 2)  # the folds are at y = ±turn
             pieces[1:1] = [y for y in (-turn, turn) if pieces[0] < y < pieces[1]]
         zeros = {
-            brentq(h, start, end, xtol=1e-300, rtol=1e-15, maxiter=2000)
+            brentq(_excess, start, end, (w, b), xtol=1e-300, rtol=1e-15, maxiter=2000)
             for start, end in itertools.pairwise(pieces)
-            if h(start) * h(end) <= 0
+            if _excess(start, w, b) * _excess(end, w, b) <= 0
         }
         return jnp.asarray(expit(sorted(zeros)))
 
@@ -212,6 +208,10 @@ class DoyaNeuron(equinox.Module):
             Array([-0.5], dtype=float64)
         """
         return x * self.bias_sensitivity(x)
+
+
+def _excess(y, w, b):
+    return y - w * expit(y) - b
 
 
 def _state(x):

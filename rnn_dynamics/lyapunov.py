@@ -1,0 +1,379 @@
+"""How fast nearby orbits part, direction by direction: Lyapunov exponents, with error bars, and what follows of them.
+
+Row 5 of the layer table: above `jacobians` and `flows`. Exponents are in nats per step (of a field: per unit of
+time), the largest first. Next: `covariant`, the directions themselves.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Literal
+
+import equinox
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int, PyTree
+
+from rnn_dynamics import _check, flows, jacobians
+from rnn_dynamics._compile import jit, one_blas_thread, top_level
+
+__all__ = [
+    "Spectrum",
+    "entropy",
+    "flow_spectrum",
+    "kaplan_yorke",
+    "participation_ratio",
+    "spectrum",
+]
+
+_LONGEST = 64
+"""Steps between two QRs at most, when the interval is chosen automatically."""
+
+
+class Spectrum(equinox.Module):
+    """Lyapunov exponents of one orbit, the largest first, with what there is to know about their accuracy."""
+
+    exponents: Float[Array, " k"]
+    """Nats per step (of a field: per unit of time); -inf where the Jacobian is singular to working precision."""
+    standard_error: Float[Array, " k"]
+    """Of each exponent, from the scatter of block means; infinite if there are fewer than two blocks."""
+    history: Float[Array, "blocks k"]
+    """The running average at the end of each of about √T blocks; its last row is `exponents`, in their order."""
+    drift: Float[Array, " k"]
+    """Mean of the second half less that of the first, in units of its own standard error (twice `standard_error`):
+    beyond about 3 the run was too short to have settled."""
+    condition: Float[Array, ""]
+    """The most that a column lost to those before it between two QRs, as a factor: rounding has cost the exponents at
+    most about this many machine epsilons."""
+    num_averaged: Int[Array, ""]
+    """Steps that entered the averages: fewer than asked for if the orbit left the floating-point numbers."""
+    num_asked: int = equinox.field(static=True)
+
+    @property
+    def status(self) -> str:
+        """ "converged", or "diverged" if the orbit left the floats; the exponents are then those of the time before."""
+        return "converged" if int(self.num_averaged) == self.num_asked else "diverged"
+
+    def __repr__(self) -> str:
+        if self.exponents.ndim > 1 or not _check.known(self.exponents):
+            return f"Spectrum(exponents of shape {self.exponents.shape})"
+        shown = ", ".join(
+            f"{value:.4f} ± {error:.1g}" for value, error in zip(self.exponents[:3], self.standard_error, strict=False)
+        )
+        more = ", ..." if len(self.exponents) > 3 else ""
+        return f"Spectrum({shown}{more}; {int(self.num_averaged)} steps, {self.status})"
+
+
+def spectrum(
+    step: Callable,
+    x0: Float[Array, " n"],
+    inputs: PyTree = None,
+    *,
+    num_steps: int | None = None,
+    num_exponents: int | None = None,
+    num_transient: int = 0,
+    interval: int | Literal["auto"] = 1,
+) -> Spectrum:
+    r"""The Lyapunov exponents along one orbit of a map, autonomous or driven.
+
+    $$ \lambda_i = \lim_{T\to\infty} \frac1T \sum_t \ln r_{ii}(t), \qquad J_t Q_t = Q_{t+1} R_t $$
+
+    with R upper triangular and its diagonal made positive (Householder QR). The first matrix Q is random and the same
+    in every run, so k exponents are the first k of a full run.
+
+    The run is cut into about √T blocks of consecutive steps. If s is the standard deviation of the B block means, the
+    standard error is s/√B: blocks much longer than the memory of the dynamics are independent (batch means).
+
+    Several steps may share one QR. Between two of them a column loses digits to those before it, ‖column of R‖/r_ii
+    of them as a factor; `condition` is the largest factor met. "auto" chooses each interval by the fastest growth of
+    late, so that the factor stays near ε^{-0.4}: 2·10⁶ in float64.
+
+    Args:
+        step: The map, `(x, u) -> x`.
+        x0: Initial state.
+        inputs: As in `simulate.trajectory`.
+        num_steps: All steps, the transient included; as in `simulate.trajectory`.
+        num_exponents: k, how many, from the largest; all n by default.
+        num_transient: Steps that come first and are not averaged, in which orbit and Q settle.
+        interval: Steps per QR, or "auto".
+
+    Returns:
+        The exponents in nats per step, and their accuracy.
+
+    Raises:
+        ValueError: num_exponents outside 1 ... n, no step left after the transient, an interval below 1; otherwise as
+            `simulate.trajectory`.
+
+    Example:
+        >>> rotate = jnp.array([[0.6, -0.8], [0.8, 0.6]])
+        >>> spectrum(lambda x, u: 0.5 * rotate @ x, jnp.ones(2), num_steps=100).exponents.round(6)
+        Array([-0.693147, -0.693147], dtype=float64)
+
+    References:
+        Benettin, Galgani, Giorgilli, Strelcyn (1980); Flegal and Jones (2010) for batch means.
+    """
+    x0 = _check.state("x0", x0)
+    total = _check.inputs(inputs, num_steps)
+    num_exponents, num_transient = _checked_counts(x0, total, num_exponents, num_transient)
+    if interval != "auto":
+        interval = _check.count("interval", interval, least=1)
+    return _on_one_thread(_spectrum, step, x0, inputs, total, num_exponents, num_transient, interval)
+
+
+def flow_spectrum(
+    field: Callable,
+    x0: Float[Array, " n"],
+    *,
+    duration: float,
+    interval: float,
+    num_exponents: int | None = None,
+    transient: float = 0.0,
+    rtol: float = 1e-9,
+    atol: float = 1e-12,
+) -> Spectrum:
+    r"""The Lyapunov exponents along one orbit of an autonomous field, per unit of time.
+
+    The variational equation $\dot Q = \partial_x f\, Q$ is solved beside $\dot x = f(x)$, with a QR after every
+    interval; otherwise as `spectrum`. An orbit that does not end at a fixed point has one exponent 0.
+
+    Args:
+        field: f, `(x, u) -> dx/dt`; it receives `u = None`.
+        x0: Initial state.
+        duration: Time averaged over, in whole intervals (rounded).
+        interval: Time between two QRs; a fraction of the time in which perturbations grow tenfold is safe.
+        num_exponents: k, how many, from the largest; all n by default.
+        transient: Time that comes first and is not averaged, in whole intervals (rounded).
+        rtol: Relative error allowed per solver step, for the orbit and its tangents together.
+        atol: Absolute error allowed per solver step.
+
+    Returns:
+        The exponents in nats per unit of time; `num_averaged` counts intervals.
+
+    Raises:
+        ValueError: a duration, interval or tolerance that is not positive, a negative transient, no interval left.
+
+    Example:
+        >>> flow_spectrum(lambda x, u: -jnp.array([1.0, 3.0]) * x, jnp.ones(2), duration=10.0, interval=0.5,
+        ...               transient=20.0).exponents.round(4)
+        Array([-1., -3.], dtype=float64)
+
+    References:
+        Benettin, Galgani, Giorgilli, Strelcyn (1980).
+    """
+    x0 = _check.state("x0", x0)
+    for name, value in (("duration", duration), ("interval", interval), ("rtol", rtol), ("atol", atol)):
+        if not value > 0:
+            raise ValueError(f"{name} must be positive; got {value}")
+    if not transient >= 0:
+        raise ValueError(f"transient must be at least 0; got {transient}")
+    num_transient = round(transient / interval)
+    total = num_transient + round(duration / interval)
+    num_exponents, num_transient = _checked_counts(x0, total, num_exponents, num_transient)
+    return _on_one_thread(_flow_spectrum, field, x0, total, num_exponents, num_transient, interval, rtol, atol)
+
+
+def kaplan_yorke(exponents: Float[Array, " k"]) -> Float[Array, ""]:
+    r"""The Kaplan-Yorke dimension: how many exponents, the last one in part, add up to zero.
+
+    $$ D = j + \frac{\lambda_1 + \dots + \lambda_j}{|\lambda_{j+1}|}, \qquad
+       j = \max\{i : \lambda_1 + \dots + \lambda_i \ge 0\} $$
+
+    Args:
+        exponents: In any unit, descending. If the sum of all is not negative the dimension is k (at least k, if
+            these are the leading ones of a larger system).
+
+    Returns:
+        D, dimensionless: 0 if λ₁ < 0.
+
+    Raises:
+        ValueError: exponents are not a float array (k,), hold NaN or +inf, or ascend.
+
+    Example:
+        >>> kaplan_yorke(jnp.array([0.4192, -1.6232])).round(3)
+        Array(1.258, dtype=float64)
+
+    References:
+        Kaplan and Yorke (1979).
+    """
+    exponents = _check_exponents(exponents)
+    sums = jnp.cumsum(exponents)
+    j = jnp.sum(jnp.cumprod(sums >= 0))
+    last = jnp.clip(j, 0, len(exponents) - 1)
+    before = jnp.where(j > 0, sums[jnp.maximum(j - 1, 0)], 0.0)
+    return jnp.where(j == len(exponents), 1.0 * j, j + before / jnp.abs(jnp.where(j > last, 1.0, exponents[last])))
+
+
+def entropy(exponents: Float[Array, " k"]) -> Float[Array, ""]:
+    """The Kolmogorov-Sinai entropy by Pesin's formula: the sum of the positive exponents.
+
+    Args:
+        exponents: Descending.
+
+    Returns:
+        Nats per step (or per unit of time). An upper bound where the invariant measure is not smooth along the
+        unstable directions (Ruelle's inequality).
+
+    Raises:
+        ValueError: as `kaplan_yorke`.
+
+    Example:
+        >>> entropy(jnp.array([0.5, 0.25, -2.0]))
+        Array(0.75, dtype=float64)
+
+    References:
+        Pesin (1977); Eckmann and Ruelle (1985).
+    """
+    return jnp.maximum(_check_exponents(exponents), 0).sum()
+
+
+def participation_ratio(xs: Float[Array, "T n"]) -> Float[Array, ""]:
+    r"""In how many linear dimensions an orbit spreads: $(\sum_i c_i)^2 / \sum_i c_i^2$, c the covariance's eigenvalues.
+
+    Args:
+        xs: States of the orbit, the transient left out.
+
+    Returns:
+        Between 1 (a line) and n (equal spread); 0 for an orbit that stands still.
+
+    Raises:
+        ValueError: xs is not a finite float array (T, n) with T ≥ 2.
+
+    Example:
+        >>> participation_ratio(jnp.array([[1.0, 1.0], [-1.0, -1.0], [1.0, -1.0], [-1.0, 1.0]]))
+        Array(2., dtype=float64)
+
+    References:
+        Engelken, Wolf, Abbott (2023).
+    """
+    xs = _check.floats("xs", xs, "T", "n")
+    if len(xs) < 2:
+        raise ValueError(f"xs must hold at least two states; got shape {xs.shape}")
+    centred = xs - xs.mean(axis=0)
+    centred = centred / jnp.maximum(jnp.abs(centred).max(), jnp.finfo(xs.dtype).tiny)
+    covariance = centred.T @ centred
+    square = jnp.sum(covariance**2)
+    return jnp.where(square > 0, jnp.trace(covariance) ** 2 / jnp.where(square > 0, square, 1), 0.0)
+
+
+def _checked_counts(x0, total, num_exponents, num_transient):
+    n = len(x0)
+    num_exponents = n if num_exponents is None else _check.count("num_exponents", num_exponents, least=1)
+    if num_exponents > n:
+        raise ValueError(f"num_exponents must be at most the {n} units of the state; got {num_exponents}")
+    num_transient = _check.count("num_transient", num_transient)
+    if num_transient >= total:
+        raise ValueError(f"num_transient must leave a step of the {total} to average over; got {num_transient}")
+    return num_exponents, num_transient
+
+
+def _check_exponents(exponents):
+    exponents = _check.floats("exponents", exponents, "k", check_finite=False)
+    if len(exponents) == 0:
+        raise ValueError("exponents must hold at least one; got none")
+    if _check.known(exponents) and not bool((exponents < jnp.inf).all() & (exponents[1:] <= exponents[:-1]).all()):
+        raise ValueError(f"exponents must be descending, and neither NaN nor +inf; got {exponents}")
+    return exponents
+
+
+def _on_one_thread(function, *args):
+    """Runs a loop of small QRs on one BLAS thread, which is several times faster than on all of them."""
+    if not top_level() or jax.default_backend() != "cpu":
+        return function(*args)
+    with one_blas_thread():
+        return jax.block_until_ready(function(*args))
+
+
+@jit
+def _spectrum(step, x0, inputs, total, num_exponents, num_transient, interval):
+    x0 = _check.first_state(step, x0, inputs)
+    return _average(
+        lambda x, q, u: jacobians.push(step, x, u, q), x0, inputs, total, num_exponents, num_transient, interval
+    )
+
+
+@jit
+def _flow_spectrum(field, x0, total, num_exponents, num_transient, interval, rtol, atol):
+    x0 = _check.next_state(field, x0)
+
+    def push(x, q, u):
+        del u
+        return flows.push(field, x, q, interval, rtol=rtol, atol=atol)
+
+    per_interval = _average(push, x0, None, total, num_exponents, num_transient, 1)
+    rates = ("exponents", "standard_error", "history")
+    return equinox.tree_at(
+        lambda s: [getattr(s, name) for name in rates],
+        per_interval,
+        [getattr(per_interval, name) / interval for name in rates],
+    )
+
+
+def _average(push, x0, inputs, total, num_exponents, num_transient, interval):
+    """Scans orbit and tangents, gathers ln r_ii into blocks, and makes a Spectrum of them.
+
+    `push(x, q, u)` gives the next state and J q. Whether a QR is due after a step is decided by the steps since the
+    last one and the interval then chosen; the end of a block is always one.
+    """
+    averaged = total - num_transient
+    num_blocks = math.isqrt(averaged)
+    boundary = np.arange(-num_transient, averaged + 1) * num_blocks // averaged  # blocks begun before each step
+    blocks = np.where(np.arange(total) < num_transient, num_blocks, boundary[:-1])
+    is_end = (np.diff(boundary) > 0) | (np.arange(1, total + 1) == num_transient)
+    target = math.log(float(jnp.finfo(x0.dtype).eps) ** -0.4)
+
+    def advance(carry, now):
+        (x, q, since, chosen, growth, alive), (logs, counts, condition) = carry
+        u, block, is_end = now
+        new_x, new_q = push(x, q, u)
+        alive &= jnp.isfinite(new_x).all() & jnp.isfinite(new_q).all()
+        x, q = jnp.where(alive, new_x, x), jnp.where(alive, new_q, q)
+        since += 1
+
+        def factorise(q):
+            q, r = jnp.linalg.qr(q)
+            diagonal, length = jnp.abs(jnp.diagonal(r)), jnp.linalg.norm(r, axis=0)
+            lost = diagonal <= len(x0) * jnp.finfo(q.dtype).eps * length  # singular to working precision
+            factor = jnp.where(lost, 1.0, length / jnp.where(lost, 1.0, diagonal)).max()
+            return q, jnp.where(lost, -jnp.inf, jnp.log(jnp.where(lost, 1.0, diagonal))), factor
+
+        def wait(q):
+            return q, jnp.zeros(num_exponents, q.dtype), jnp.ones((), q.dtype)
+
+        due = is_end | (since >= chosen)
+        q, log, factor = factorise(q) if interval == 1 else jax.lax.cond(due, factorise, wait, q)
+        if interval == "auto":
+            # The factor grows like a power of the interval's length. One calm interval does not promise another: the
+            # fastest growth seen is forgotten slowly, and an interval at most doubles.
+            growth = jnp.where(due, jnp.maximum(jnp.log(factor) / since, 0.98 * growth), growth)
+            longer = jnp.minimum(target / jnp.maximum(growth, target / _LONGEST), 2.0 * since)
+            chosen = jnp.where(due, jnp.maximum(1, longer.astype(since.dtype)), chosen)
+        counted = due & alive
+        logs = logs.at[block].add(jnp.where(counted, log, 0.0))
+        counts = counts.at[block].add(jnp.where(counted, since, 0))
+        condition = jnp.where(block < num_blocks, jnp.maximum(condition, factor), condition)
+        return ((x, q, jnp.where(due, 0, since), chosen, growth, alive), (logs, counts, condition)), None
+
+    dtype = x0.dtype
+    start = np.linalg.qr(np.random.default_rng(0).standard_normal((len(x0), len(x0))))[0][:, :num_exponents]
+    first = jnp.asarray(1 if interval == "auto" else interval)
+    state = (x0, jnp.asarray(start, dtype), jnp.zeros_like(first), first, jnp.zeros((), dtype), jnp.array(True))
+    sums = (jnp.zeros((num_blocks + 1, num_exponents), dtype), jnp.zeros(num_blocks + 1, int), jnp.ones((), dtype))
+    (_, (logs, counts, condition)), _ = jax.lax.scan(
+        advance, (state, sums), (inputs, jnp.asarray(blocks), jnp.asarray(is_end))
+    )
+    return _summary(logs[:-1], counts[:-1], condition, averaged)
+
+
+def _summary(logs, counts, condition, num_asked):
+    num_blocks = len(counts)
+    steps = jnp.maximum(counts, 1)[:, None]
+    history = jnp.cumsum(logs, axis=0) / jnp.maximum(jnp.cumsum(counts), 1)[:, None]
+    order = jnp.argsort(-history[-1])
+    means, history = (logs / steps)[:, order], history[:, order]
+    error = means.std(axis=0, ddof=1) / math.sqrt(num_blocks) if num_blocks > 1 else jnp.full(len(order), jnp.inf)
+    half = num_blocks // 2
+    change = means[num_blocks - half :].mean(axis=0) - means[:half].mean(axis=0) if half else jnp.zeros(len(order))
+    floor = jnp.finfo(means.dtype).eps * num_asked  # rounding: a difference below it says nothing
+    error = jnp.where(jnp.isfinite(history[-1]), error, jnp.inf)
+    drift = jnp.where(jnp.isfinite(change), change / (2 * jnp.maximum(error, floor)), 0.0)
+    return Spectrum(history[-1], error, history, drift, condition, counts.sum(), num_asked)

@@ -1,0 +1,276 @@
+"""Every figure stands by its numbers: the committed arrays bear out what the figure claims, and the scripts run."""
+
+import hashlib
+import importlib
+import json
+import re
+import sys
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+import pytest
+from scipy.special import expit
+
+from rnn_dynamics import files
+
+ROOT = Path(__file__).resolve().parent.parent
+FIGURES = ROOT / "figures"
+SCRIPTS = sorted(path.stem for path in (ROOT / "scripts").glob("fig_*.py"))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _scripts_importable():
+    sys.path.insert(0, str(ROOT / "scripts"))
+    yield
+    sys.path.remove(str(ROOT / "scripts"))
+
+
+def arrays(name: str) -> dict[str, np.ndarray]:
+    return files.load(FIGURES / name).arrays
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_the_committed_figure_was_made_by_the_committed_script(name):
+    stem = name.removeprefix("fig_")
+    record = json.loads((FIGURES / f"{stem}.json").read_text())
+    assert record["source"]["sha256"] == hashlib.sha256((ROOT / "scripts" / f"{name}.py").read_bytes()).hexdigest()
+    assert record["settings"] == json.loads(json.dumps(importlib.import_module(name).FULL))
+    assert all((FIGURES / f"{stem}.{kind}").stat().st_size > 5_000 for kind in ("png", "pdf"))
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_the_quick_version_writes_all_four_files_and_the_same_bytes_twice(name, tmp_path):
+    figure, script = importlib.import_module("_figure"), importlib.import_module(name)
+    for folder in ("once", "again"):
+        figure.make(script, tmp_path / folder, quick=True)
+    written = sorted(path.name for path in (tmp_path / "once").iterdir())
+    assert written == [f"{figure.stem(script)}.{kind}" for kind in ("json", "npz", "pdf", "png")]
+    for path in (tmp_path / "once").iterdir():
+        assert path.read_bytes() == (tmp_path / "again" / path.name).read_bytes()
+    assert not mpl.pyplot.get_fignums()
+
+
+def test_the_gallery_shows_every_figure_and_every_claim_has_a_test_here():
+    gallery = (FIGURES / "README.md").read_text()
+    for name in SCRIPTS:
+        assert f"{name.removeprefix('fig_')}.png" in gallery
+        assert f"arrays({name.removeprefix('fig_')!r})".replace("'", '"') in Path(__file__).read_text()
+    shown = set(re.findall(r"\((\w+)\.png\)", gallery))
+    assert shown == {path.stem for path in FIGURES.glob("*.png")} == {name.removeprefix("fig_") for name in SCRIPTS}
+
+
+# fig_pascanu_bifurcation. Folds: x = (1 ± √(1-4/w))/2, b = ln(x/(1-x)) - w x, to 50 digits with mpmath.
+B1, B2 = -2.344389661369312, -2.655610338630688
+
+
+def test_pascanu_bifurcation_the_folds_are_at_b1_and_b2():
+    folds = arrays("pascanu_bifurcation")["folds"]
+    np.testing.assert_allclose(folds[:, 0], [B1, B2], rtol=0, atol=1e-12)
+    np.testing.assert_allclose(folds[:, 1], [0.276393202250021, 0.723606797749979], rtol=0, atol=1e-12)
+
+
+def test_pascanu_bifurcation_there_are_one_three_and_one_fixed_points():
+    data = arrays("pascanu_bifurcation")
+    np.testing.assert_array_equal(data["counts"], np.where((data["biases"] > B2) & (data["biases"] < B1), 3, 1))
+
+
+def test_pascanu_bifurcation_every_point_drawn_is_a_fixed_point_and_dashed_where_unstable():
+    data = arrays("pascanu_bifurcation")
+    x, b = data["branch_x"], data["branch_b"]
+    np.testing.assert_allclose(expit(5 * x + b), x, rtol=0, atol=1e-14)  # a few roundings of numbers below 3
+    np.testing.assert_array_equal(data["branch_stable"], 5 * x * (1 - x) < 1)
+
+
+def test_pascanu_bifurcation_the_sweeps_jump_at_the_folds_and_enclose_a_loop():
+    data = arrays("pascanu_bifurcation")
+    b, up, down = data["biases"], data["sweep_up"], data["sweep_down"]
+    for states, fold in ((up, B1), (down, B2)):
+        jump = np.abs(np.diff(states)).argmax()
+        assert abs(states[jump + 1] - states[jump]) > 0.4
+        # beside the fold 2,000 steps may be too few to leave the ghost: π/√(0.2·1.118|δb|) steps, δb < 1.2e-5
+        assert b[jump] - 1.2e-5 <= fold <= b[jump + 1] + 1.2e-5
+    inside = (b > B2 + 0.01) & (b < B1 - 0.01)
+    assert (down[inside] - up[inside] > 0.4).all()
+    # off the folds by more than the grid, both have settled on the same point: multipliers below 0.9, 2,000 steps
+    outside = (b < B2 - 0.01) | (b > B1 + 0.01)
+    np.testing.assert_allclose(up[outside], down[outside], rtol=0, atol=1e-14)
+
+
+def test_pascanu_bifurcation_arrows_point_towards_stable_and_away_from_unstable_points():
+    data = arrays("pascanu_bifurcation")
+    b, x = np.meshgrid(data["flow_b"], data["flow_x"], indexing="ij")
+    np.testing.assert_allclose(data["flow"], expit(5 * x + b) - x, rtol=0, atol=1e-15)
+
+
+def test_doya_time_orbits_settle_on_their_side_of_the_boundary():
+    data = arrays("doya_time")
+    low, boundary, high = data["equilibria"]
+    assert boundary == pytest.approx(0.5, abs=1e-14)
+    # papers: x = 0.144794108256064814 and 0.855205891743935186 at w = 5, b = -2.5
+    np.testing.assert_allclose([low, high], [0.144794108256064814, 0.855205891743935186], rtol=0, atol=1e-14)
+    end = data["flow"][:, -1]
+    np.testing.assert_array_equal(end > 0.5, data["starts"] > 0.5)
+    # the start nearest the boundary leaves it as e^{t/4}; the others have long arrived, up to e^{-0.38 t}
+    settled = np.abs(data["starts"] - 0.5) > 0.1
+    np.testing.assert_allclose(end[settled], np.where(data["starts"] > 0.5, high, low)[settled], rtol=0, atol=5e-3)
+
+
+def test_doya_time_the_map_converges_to_the_ode_with_order_one():
+    data = arrays("doya_time")
+    orders = np.log2(data["errors"][:-1] / data["errors"][1:])
+    np.testing.assert_allclose(orders, 1, atol=0.05)  # the next term is O(ε), itself halved each time:
+    assert abs(orders[-1] - 1) < 0.002
+
+
+def test_wikipedia_sensitivity_the_settled_gradient_is_the_closed_form():
+    data = arrays("wikipedia_sensitivity")
+    for name in ("low", "high"):
+        slope, formula = data[f"{name}_slope"], data[f"{name}_formula"]
+        known = np.isfinite(formula)
+        assert known.mean() > 0.9
+        # a state off its fixed point by δ < 1e-13/(1-μ) has a slope off by T |f''| slope δ/(1-μ), and 1/(1-μ) is
+        # slope/(x(1-x)) < 10 slope: less than 1000 · 1.2 · 100 · 1e-13 · slope³
+        np.testing.assert_allclose(slope[known], formula[known], rtol=0, atol=1e-8 * formula[known].max() ** 3)
+    middle = np.argmin(np.abs(data["biases"] + 2.5))
+    # papers: dx/db = .325132682609312433 at b = -2.5, on both outer branches
+    assert data["low_slope"][middle] == pytest.approx(0.325132682609312433, abs=1e-12)
+    assert data["high_slope"][middle] == pytest.approx(0.325132682609312433, abs=1e-12)
+
+
+def test_wikipedia_sensitivity_explodes_at_the_boundary_and_vanishes_away_from_it():
+    data = arrays("wikipedia_sensitivity")
+    b, x = np.argmin(np.abs(data["biases"] + 2.5)), np.argmin(np.abs(data["states"] - 0.5))
+    # papers: at b = -2.5, x = 1/2 exactly: (1 + ε/4)^200 and that less 1
+    assert data["to_state"][b, x] == pytest.approx(139.56389402335403, rel=1e-12)
+    assert data["to_bias"][b, x] == pytest.approx(138.56389402335403, rel=1e-12)
+    assert np.abs(data["to_state"][[0, -1]]).max() < 1e-2
+    assert np.median(np.abs(data["to_state"])) < 1e-3
+    assert np.abs(data["to_bias"]).min() > 0.01  # the bias is never forgotten
+
+
+def test_wikipedia_wall_the_loss_jumps_where_the_basin_changes():
+    data = arrays("wikipedia_wall")
+    b, loss = data["biases"], data["loss_1000"]
+    # papers, ε = 0.1, T = 1000, x_0 = 0.5
+    for bias, value in ((-2.0, 0.0065231081703553), (-2.4, 0.00071139936046661), (-2.5, 0.126025),
+                        (-2.501, 0.504853209006045), (-2.6, 0.542685739888651), (-3.0, 0.625310488970095)):  # fmt: skip
+        assert loss[np.argmin(np.abs(b - bias))] == pytest.approx(value, abs=1e-9 if bias != -2.5 else 1e-6)
+    assert loss[b > -2.5].max() < 0.01
+    assert loss[b < -2.5 - 1e-9].min() > 0.5
+
+
+def test_wikipedia_wall_clipping_keeps_the_descent_that_is_thrown_off_without():
+    data = arrays("wikipedia_wall")
+    assert data["plain_norm"].max() > 2
+    assert data["plain_b"].max() > -1
+    assert np.abs(np.diff(data["clipped_b"])).max() <= 0.1 + 1e-12  # rate × max_norm
+    assert data["clipped_loss"][-1] < 1e-6 < 1e-2 < data["plain_loss"][-1]
+
+
+def test_pascanu_divergence_two_close_states_end_at_different_attractors():
+    data = arrays("pascanu_divergence")
+    gap = data["above"] - data["below"]
+    assert gap[0] == pytest.approx(1e-3, rel=1e-9)
+    assert data["below"][-1] < -1 < 1 < data["above"][-1]
+
+
+def test_pascanu_divergence_the_product_of_jacobians_foretells_the_distance_while_it_is_small():
+    data = arrays("pascanu_divergence")
+    gap = data["above"] - data["below"]
+    predicted = gap[0] * np.exp(data["log_product"])
+    small = np.flatnonzero(gap[1:] < 0.03)
+    assert len(small) > 10
+    # second order: relative error at most Σ |f''|/(2|f'|) gap over steps that grow geometrically by 1.25: < 5 gap
+    np.testing.assert_allclose(predicted[small], gap[1:][small], rtol=5 * 0.03)
+
+
+def test_pascanu_divergence_every_step_is_the_autonomous_map_and_then_the_input():
+    data = arrays("pascanu_divergence")
+    for name in ("below", "above"):
+        image = 5 * expit(data[name][:-1]) - 2.5
+        np.testing.assert_allclose(data[f"{name}_image"], image, rtol=0, atol=1e-14)
+        np.testing.assert_allclose(data[name][1:], image + data["inputs"], rtol=0, atol=1e-14)
+        near = np.abs(data[name][:-1]) < 1.7  # between the two attractors F̃ moves away from 0
+        assert (np.abs(image[near]) > np.abs(data[name][:-1][near])).all()
+
+
+def test_pascanu_error_surface_has_the_published_kind_of_values():
+    data = arrays("pascanu_error_surface")
+    # mpmath, 50 digits: (w, b): E, dE/dw, dE/db
+    table = {
+        (4, -2): (0.016736632938222792, -1.044529405, -1.787904154),
+        (5, -2): (0.055585494119594193, 0.0379183435, 0.04052119139),
+        (5, -2.5): (0.024088868813358221, 0.08631166948, 0.1009250176),
+        (6, -3): (0.052569235088877511, 0.0462363954, 0.04975508398),
+        (4, -3): (0.41038460627359065, -0.005473307268, -0.09216289443),
+        (6, -3.5): (0.44068753737774986, None, None),
+    }  # fmt: skip
+    script = importlib.import_module("fig_pascanu_error_surface")
+    for (w, b), (value, *slopes) in table.items():
+        assert float(script.error(np.array([w, b], dtype=float))) == pytest.approx(value, abs=1e-10)
+        i, j = np.argmin(np.abs(data["weights"] - w)), np.argmin(np.abs(data["biases"] - b))
+        if np.isclose(data["weights"][i], w, atol=1e-12) and np.isclose(data["biases"][j], b, atol=1e-12):
+            assert data["surface"][i, j] == pytest.approx(value, abs=1e-10)
+            if slopes[0] is not None:
+                np.testing.assert_allclose(data["gradient"][i, j], slopes, rtol=2e-9)
+
+
+def test_pascanu_error_surface_has_its_wall_where_the_start_is_an_unstable_fixed_point():
+    data = arrays("pascanu_error_surface")
+    np.testing.assert_allclose(data["wall"], 0.5 - 0.62245933120185456464 * data["weights"], rtol=0, atol=1e-14)
+    for w in (5.0, 6.0):
+        row = data["surface"][np.argmin(np.abs(data["weights"] - w))]
+        wall = 0.5 - expit(0.5) * w
+        cell = data["biases"][1] - data["biases"][0]
+        steepest = np.abs(np.diff(row)).argmax()
+        assert data["biases"][steepest] - cell <= wall <= data["biases"][steepest + 1] + cell
+        assert abs(np.diff(row)[steepest]) > 0.2
+
+
+def test_pascanu_error_surface_descent_is_thrown_off_and_the_rescaled_one_follows_the_wall():
+    data = arrays("pascanu_error_surface")
+    for number in (0, 1):
+        plain, clipped = data[f"plain_{number}"], data[f"clipped_{number}"]
+        assert np.linalg.norm(np.diff(plain, axis=0), axis=1).max() > 0.5
+        assert np.linalg.norm(np.diff(clipped, axis=0), axis=1).max() <= 0.1 * 0.5 + 1e-12  # rate × max_norm
+        assert data[f"clipped_{number}_error"].min() < 0.02
+
+
+def test_pascanu_jacobian_products_no_singular_value_exceeds_a_certified_bound():
+    data = arrays("pascanu_jacobian_products")
+    for name in ("sigmoid_0", "sigmoid_1", "sigmoid_2", "tanh_0", "tanh_1", "tanh_2", "counterexample"):
+        growth, (norm, *_) = data[f"{name}_growth"], data[f"{name}_rates"]
+        lags = np.arange(1, len(growth) + 1)
+        assert (growth[:, 0] <= lags * np.log(norm) + 1e-10).all()  # 60 products, 1e-14 each, by condition 1e2
+
+
+def test_pascanu_jacobian_products_vanish_below_the_bound_and_explode_above():
+    data = arrays("pascanu_jacobian_products")
+    for name in ("sigmoid", "tanh"):
+        lags = len(data[f"{name}_0_growth"])
+        assert data[f"{name}_0_rates"][0] == pytest.approx(0.7, rel=1e-12)  # γ‖W‖₂ of 0.7 Q/γ, Q orthogonal
+        assert data[f"{name}_0_growth"][-1, 0] <= lags * np.log(0.7) + 1e-10
+        assert data[f"{name}_1_growth"][-1, 0] < 0
+        assert data[f"{name}_2_growth"][-1, 0] > np.log(1e3)
+
+
+def test_pascanu_jacobian_products_a_small_spectral_radius_does_not_make_gradients_vanish():
+    data = arrays("pascanu_jacobian_products")
+    growth = data["counterexample_growth"][:, 0]
+    *certified, textbook = data["counterexample_rates"]
+    assert textbook == pytest.approx(0.4, rel=1e-12)  # W² = -0.16 I
+    assert min(certified) > 1
+    # the pattern D = (1, 0) makes each Jacobian [[1.2, 0], [-0.8, 0]]: the product's norm is √(1.2² + 0.8²) 1.2^{t-1}
+    lags = np.arange(len(growth))
+    np.testing.assert_allclose(growth, np.log(np.hypot(1.2, 0.8)) + lags * np.log(1.2), rtol=0, atol=1e-8)
+    lower, upper = data["joint"]
+    assert 1.2 - 1e-12 <= lower <= upper <= min(certified) + 1e-12
+
+
+def test_pascanu_jacobian_products_note_3_vanishes_or_explodes_at_one_spectral_radius():
+    data = arrays("pascanu_jacobian_products")
+    for number, slope in enumerate((0.8, 0.7)):
+        even = data[f"note_{number}"][1::2]  # (W D)^{2N} = (2 c²)^N I
+        expected = np.arange(1, len(even) + 1) * np.log(2 * slope**2)
+        np.testing.assert_allclose(even, np.stack([expected, expected], axis=1), rtol=1e-12)

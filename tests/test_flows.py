@@ -1,0 +1,308 @@
+import equinox
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rnn_dynamics import flows
+from rnn_dynamics.flows import Euler, euler, integrate
+from rnn_dynamics.models import DoyaNeuron
+from rnn_dynamics.simulate import final_state, trajectory
+from tests import reference
+from tests.contracts import check_map
+
+# The default tolerance of 1e-9 a step and a handful of steps, each contributing what is left of it at the end.
+ACCURACY = 1e-8
+ONES = jnp.ones(2)
+TURN = jnp.array([[0.0, -1.0], [1.0, 0.0]])
+
+
+class Quadratic(equinox.Module):
+    """x' = A x + c x² (+ u): decay, growth, rotation and blow-up are one compiled solver with other numbers."""
+
+    a: jax.Array
+    c: jax.Array
+
+    def __init__(self, a, c=(0.0, 0.0), dtype=float):
+        self.a, self.c = jnp.asarray(a, dtype) * jnp.ones((2, 2), dtype), jnp.asarray(c, dtype)
+
+    def __call__(self, x, u):
+        return self.a @ x + self.c * x**2 + (0.0 if u is None else u)
+
+
+DECAY, ROTATION = Quadratic(-jnp.eye(2)), Quadratic(TURN)
+
+
+def decay(x, _):
+    return -x
+
+
+# Solutions
+
+
+def test_the_solution_at_every_time_is_as_accurate_as_at_the_last():
+    times = jnp.array([0.0, 0.3, 3.3, 10.0])
+    xs = integrate(DECAY, ONES, times)
+    assert xs.shape == (4, 2)
+    np.testing.assert_allclose(xs, np.exp(-np.stack([times, times], axis=1)), rtol=ACCURACY)
+
+
+def test_rotations_close():
+    xs = integrate(ROTATION, jnp.array([1.0, 0.0]), 2 * jnp.pi * jnp.array([0.0, 0.25, 1.0, 10.0]))
+    np.testing.assert_allclose(xs, [[1, 0], [0, 1], [1, 0], [1, 0]], atol=10 * ACCURACY)  # ten turns
+
+
+def test_only_differences_of_time_count():
+    times = jnp.array([0.0, 0.5, 1.0, 2.0])
+    np.testing.assert_array_equal(integrate(DECAY, ONES, times), integrate(DECAY, ONES, times + 2.0**40))
+
+
+@pytest.mark.parametrize(("b", "x0", "t"), reference.DOYA_FLOWS)
+def test_doyas_flow_is_the_computed_one(b, x0, t):
+    x = integrate(DoyaNeuron(w=5.0, b=b).velocity, jnp.array([x0]), jnp.array([0.0, t]))[-1, 0]
+    # 12 digits; errors a step grow by at most e^{t/4} beside the unstable point, by some hundred past the fold's ghost.
+    np.testing.assert_allclose(x, reference.DOYA_FLOWS[b, x0, t], atol=200 * 1e-9)
+
+
+def test_a_tighter_tolerance_is_more_accurate():
+    times = jnp.array([0.0, 5.0, 6.0, 7.0])
+    errors = [
+        abs(integrate(DECAY, ONES, times, rtol=rtol, atol=1e-3 * rtol)[1, 0] / np.exp(-5.0) - 1)
+        for rtol in (1e-4, 1e-13)
+    ]
+    assert errors[1] < 1e-12
+    assert 1e-3 > errors[0] > 1e3 * errors[1]
+
+
+def test_an_absolute_tolerance_ends_the_effort():
+    # 0.01 is asked for, where the default asks for 9 digits of e^-20.
+    loose = integrate(DECAY, ONES, jnp.array([0.0, 20.0, 21.0, 22.0]), atol=1e-2)[1, 0]
+    assert 1e-8 < abs(loose - np.exp(-20.0)) < 1e-2
+
+
+def test_inputs_are_held_from_their_time_to_the_next():
+    # x' = u: a polygon; and x' = -x + u, whose pieces are exponentials.
+    times, inputs = jnp.array([0.0, 1.0, 1.5, 4.0]), jnp.array([[2.0], [-4.0], [1.0]])
+    polygon = integrate(Quadratic(0.0), ONES, times, inputs=inputs)
+    np.testing.assert_allclose(polygon[:, 0], [1, 3, 1, 3.5], rtol=ACCURACY)
+    expected = [1.0]
+    for length, u in zip((1.0, 0.5, 2.5), (2.0, -4.0, 1.0), strict=True):
+        expected.append(u + (expected[-1] - u) * np.exp(-length))
+    np.testing.assert_allclose(integrate(DECAY, ONES, times, inputs=inputs)[:, 0], expected, rtol=ACCURACY)
+
+
+def test_inputs_may_be_any_pytree():
+    inputs = {"gain": jnp.array([1.0, 2.0]), "on": jnp.array([True, False])}
+    xs = integrate(
+        lambda x, u: jnp.where(u["on"], u["gain"], 0.0) * x, jnp.ones(1), jnp.array([0.0, 1.0, 2.0]), inputs=inputs
+    )
+    np.testing.assert_allclose(xs[:, 0], [1, np.e, np.e], rtol=ACCURACY)
+
+
+def test_one_time_is_the_initial_state():
+    np.testing.assert_array_equal(integrate(decay, jnp.ones(1), jnp.array([3.0])), [[1.0]])
+    driven = jax.eval_shape(lambda: integrate(decay, jnp.ones(1), jnp.array([3.0]), inputs=jnp.zeros((0, 1))))
+    assert driven.shape == (1, 1)
+
+
+# Blow-up
+
+
+def test_a_blow_up_is_infinite_from_then_on_and_never_nan():
+    # x = 1/(1 - t), beside a component that decays.
+    times = jnp.array([0.0, 0.5, 1.5, 2.0])
+    for inputs in (None, jnp.zeros((3, 1))):
+        xs = integrate(Quadratic(jnp.diag(jnp.array([0.0, -1.0])), (1.0, 0.0)), ONES, times, inputs=inputs)
+        np.testing.assert_allclose(xs, [[1, 1], [2, np.exp(-0.5)], [np.inf] * 2, [np.inf] * 2], rtol=4 * ACCURACY)
+
+
+def test_growth_beyond_the_floats_is_infinite():
+    xs = integrate(Quadratic(jnp.eye(2)), ONES, jnp.array([0.0, 1.0, 700.0, 710.0]))  # e^709.8 is the largest
+    np.testing.assert_allclose(xs[:, 0], [1, np.e, np.exp(700.0), np.inf], rtol=1e3 * ACCURACY)  # a thousand steps
+
+
+def test_a_field_that_is_no_number_gives_infinity():
+    xs = integrate(Quadratic(jnp.nan), ONES, jnp.array([0.0, 1.0, 2.0, 3.0]))
+    np.testing.assert_array_equal(xs[:, 0], [1.0, np.inf, np.inf, np.inf])
+
+
+def test_the_solver_gives_up_after_its_number_of_steps(monkeypatch):
+    monkeypatch.setattr(flows, "_MAX_STEPS", 1000)
+    times = jnp.array([0.0, 1.0, 2.0, 3.0, 1e5])  # five of them: compiled anew, with the number above
+    still = integrate(ROTATION, jnp.array([1.0, 0.0]), times)
+    assert jnp.isfinite(still).all(-1).tolist() == [True, True, True, True, False]  # about a step a radian
+
+
+class Counted(equinox.Module):
+    """x' = c x², counting its evaluations."""
+
+    c: jax.Array
+    calls: list = equinox.field(static=True, default_factory=list)
+
+    def __call__(self, x, _):
+        jax.debug.callback(lambda: self.calls.append(None))
+        return self.c * x**2
+
+
+def test_the_solver_stops_at_a_blow_up(monkeypatch):
+    # Towards a singularity steps shrink by a fifth or so each: some 200, half of them refused, 13 evaluations each,
+    # until they no longer move the time. Where the field is no number, twenty halvings do.
+    monkeypatch.setattr(flows, "_MAX_STEPS", 10_000)
+    field = Counted(jnp.array(1.0))
+    for c, most in ((1.0, 13 * 1000), (np.nan, 13 * 100)):
+        field.calls.clear()
+        came = integrate(equinox.tree_at(lambda f: f.c, field, jnp.array(c)), jnp.ones(1), jnp.array([0.0, 1.5, 2.0]))
+        jax.effects_barrier()
+        np.testing.assert_array_equal(came[1:, 0], [np.inf, np.inf])
+        assert 13 <= len(field.calls) < most
+
+
+# Precision and transformations
+
+
+def test_float32_stays_float32_and_reaches_its_own_accuracy():
+    # The default rtol of 1e-9 is below float32's rounding: without its floor the steps shrink until none is left.
+    times = jnp.array([0.0, 1.0, 10.0, 100.0], jnp.float32)
+    xs = integrate(Quadratic(TURN, dtype=jnp.float32), jnp.array([1.0, 0.0], jnp.float32), times)
+    assert xs.dtype == jnp.float32
+    # 4 ε32 a step, some hundred steps to t = 100 whose errors add up.
+    np.testing.assert_allclose(xs, np.stack([np.cos(times), np.sin(times)], axis=1), atol=4 * 2.0**-23 * 100)
+
+
+def test_the_state_takes_the_dtype_in_which_the_field_works():
+    single = ONES.astype(jnp.float32)
+    for times in (jnp.array([0.0]), jnp.array([0.0, 1.0], jnp.float32)):
+        assert jax.eval_shape(lambda times=times: integrate(DECAY, single, times)).dtype == jnp.float64
+    assert jax.eval_shape(lambda: integrate(decay, single, jnp.array([0.0, 1.0]))).dtype == jnp.float32
+
+
+def test_solutions_are_the_same_under_jit_and_vmap():
+    times, biases, x0 = jnp.array([0.0, 10.0]), jnp.array([-2.6, -2.4]), jnp.array([0.45])
+
+    def flow(b):
+        return integrate(DoyaNeuron(w=5.0, b=b).velocity, x0, times)
+
+    one_by_one = jnp.stack([integrate(DoyaNeuron(w=5.0, b=float(b)).velocity, x0, times) for b in biases])
+    np.testing.assert_allclose(jax.jit(jax.vmap(flow))(biases), one_by_one, atol=1e-13)  # the same steps up to rounding
+
+
+def test_the_derivative_by_a_parameter_is_that_of_the_solution():  # x = e^{-pt}: dx/dp = -t x
+    def end(p):
+        return integrate(lambda x, _: -p * x, jnp.ones(1), jnp.array([0.0, 2.0]))[-1, 0]
+
+    np.testing.assert_allclose(jax.grad(end)(0.7), -2 * np.exp(-1.4), rtol=ACCURACY)
+
+
+def test_the_derivative_forward_in_time_is_integrated_beside_the_state():
+    # Doya's neuron on its unstable point: dx/dx_0 = e^{t/4}, dx/db = e^{t/4} - 1, dx/dw = half of that (closed form).
+    point = reference.DOYA_UNSTABLE_POINT
+
+    def variation(z, _):
+        def velocity(x, w, b):
+            return DoyaNeuron(w=w, b=b).velocity(x)
+
+        x, by_x0, by_b, by_w = z[:1], z[1:2], z[2:3], z[3:]
+        at = (x, jnp.array(point["w"]), jnp.array(point["b"]))
+        push = jax.jacfwd(velocity, argnums=(0, 1, 2))(*at)
+        slope = push[0][0]
+        return jnp.concatenate([velocity(*at), slope * by_x0, slope * by_b + push[2], slope * by_w + push[1]])
+
+    z = integrate(variation, jnp.array([point["x"], 1.0, 0.0, 0.0]), jnp.array([0.0, 8.0]))[-1]
+    growth = np.exp(point["growth_per_epsilon"] * 8.0)
+    np.testing.assert_allclose(z, [0.5, growth, growth - 1, (growth - 1) / 2], rtol=10 * ACCURACY)
+
+
+def test_a_traced_tolerance_is_taken():
+    came = jax.eval_shape(lambda rtol: integrate(decay, jnp.ones(1), jnp.array([0.0, 1.0]), rtol=rtol), 1e-6)
+    assert came.shape == (2, 1)
+
+
+# Euler's map
+
+
+def test_eulers_map_passes_the_contract():
+    check_map(euler(DoyaNeuron(w=5.0, b=-2.4, w_in=0.7).velocity, 0.1), jnp.array([0.3]), jnp.array(0.2))
+    check_map(euler(lambda x, u: jnp.tanh(x) - u, jnp.array(0.5)), jnp.array([0.3, -0.2]), jnp.ones(2))
+
+
+def test_doyas_neuron_is_the_euler_map_of_its_velocity():
+    neuron = DoyaNeuron(w=5.0, b=-2.3, epsilon=0.1, w_in=0.7)
+    inputs = jnp.asarray(np.random.default_rng(0).normal(size=100))
+    own = trajectory(neuron, jnp.array([0.2]), inputs)
+    eulers = trajectory(euler(neuron.velocity, 0.1), jnp.array([0.2]), inputs)
+    np.testing.assert_allclose(eulers, own, atol=1e-13)  # two ulp a step, contracted or grown by less than 20
+
+
+def test_eulers_map_converges_with_order_one():
+    def error(steps):
+        x = final_state(Euler(ROTATION, 1.0 / steps), jnp.array([1.0, 0.0]), num_steps=steps)
+        return np.linalg.norm(x - np.array([np.cos(1.0), np.sin(1.0)]))
+
+    errors = [error(steps) for steps in (100, 200, 400)]
+    # |(1 + ih)^(1/h) - e^i| = h/2 + O(h²): the exact constant, and halving.
+    np.testing.assert_allclose(errors[0], 0.5 / 100, rtol=0.01)
+    np.testing.assert_allclose([errors[0] / errors[1], errors[1] / errors[2]], 2, rtol=0.01)
+
+
+def test_eulers_map_approaches_the_flow():
+    b, x0, t = -2.5, 0.4, 10.0
+    x = final_state(euler(DoyaNeuron(w=5.0, b=b).velocity, 1e-3), jnp.array([x0]), num_steps=10_000)[0]
+    np.testing.assert_allclose(x, reference.DOYA_FLOWS[b, x0, t], atol=1e-3)
+
+
+# Misuse
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "message"),
+    [
+        (
+            (decay, jnp.array(1.0), jnp.ones(1)),
+            {},
+            r"x0 must be a float array of shape \(n,\); got float64 of shape \(\)",
+        ),
+        ((decay, jnp.array([jnp.nan]), jnp.ones(1)), {}, "x0 must be finite"),
+        ((decay, jnp.ones(1), jnp.array([[0.0, 1.0]])), {}, r"times must be a float array of shape \(S,\)"),
+        ((decay, jnp.ones(1), jnp.array([0, 1])), {}, r"times must be a float array of shape \(S,\); got int64"),
+        ((decay, jnp.ones(1), jnp.array([])), {}, r"times must be strictly increasing and at least one; got \[\]"),
+        ((decay, jnp.ones(1), jnp.array([0.0, 0.0])), {}, r"times must be strictly increasing .* got \[0\. 0\.\]"),
+        ((decay, jnp.ones(1), jnp.array([1.0, 0.0])), {}, "times must be strictly increasing"),
+        ((decay, jnp.ones(1), jnp.array([0.0, jnp.inf])), {}, "times must be finite; got 1 NaN or infinite of 2"),
+        (
+            (decay, jnp.ones(1), jnp.array([0.0, 1.0])),
+            {"inputs": jnp.zeros(2)},
+            "inputs must be 1 steps long, .* got 2",
+        ),
+        ((decay, jnp.ones(1), jnp.array([0.0, 1.0])), {"rtol": 0.0}, r"rtol must be positive; got 0\.0"),
+        ((decay, jnp.ones(1), jnp.array([0.0, 1.0])), {"rtol": float("nan")}, "rtol must be finite"),
+        ((decay, jnp.ones(1), jnp.array([0.0, 1.0])), {"rtol": "tight"}, "rtol must be an array of numbers; got str"),
+        ((decay, jnp.ones(1), jnp.array([0.0, 1.0])), {"atol": -1e-9}, "atol must be positive; got -1e-09"),
+        (
+            (lambda x, _: x[:1], jnp.ones(2), jnp.array([0.0, 1.0])),
+            {},
+            r"field must map a float state of shape \(2,\) to one like it; it returned float64 of shape \(1,\)",
+        ),
+        ((lambda x, _: x[:1], jnp.ones(2), jnp.array([0.0])), {}, r"field must map a float state of shape \(2,\)"),
+    ],
+)
+@pytest.mark.usefixtures("unchecked")
+def test_integrate_refuses_misuse_by_name(arguments, options, message):
+    with pytest.raises(ValueError, match=message):
+        integrate(*arguments, **options)
+
+
+@pytest.mark.parametrize("make", [euler, Euler])
+@pytest.mark.parametrize(
+    ("dt", "message"),
+    [
+        (0.0, r"dt must be positive; got 0\.0"),
+        (-0.1, r"dt must be positive; got -0\.1"),
+        (float("inf"), "dt must be finite"),
+        (float("nan"), "dt must be finite"),
+        (jnp.ones(2), r"dt must be a float array of shape \(\); got float64 of shape \(2,\)"),
+    ],
+)
+@pytest.mark.usefixtures("unchecked")
+def test_euler_refuses_a_step_that_is_none(make, dt, message):
+    with pytest.raises(ValueError, match=message):
+        make(decay, dt)

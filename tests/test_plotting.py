@@ -1,0 +1,80 @@
+"""Drawing computes nothing, means the same everywhere, and complains in words."""
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+
+from rnn_dynamics import plotting
+
+
+@pytest.fixture
+def ax():
+    with plotting.style():
+        figure, ax = plt.subplots()
+        yield ax
+        plt.close(figure)
+
+
+def test_stable_pieces_are_solid_and_unstable_ones_dashed_without_a_gap(ax):
+    x = np.linspace(0, 1, 11)
+    stable = x < 0.45
+    plotting.draw_branch(ax, x, x, stable)
+    solid, dashed = ax.lines
+    assert (solid.get_linestyle(), dashed.get_linestyle()) == ("-", "--")
+    assert solid.get_color() != dashed.get_color()
+    drawn = [np.isfinite(line.get_ydata()) for line in (solid, dashed)]
+    assert (drawn[0] | drawn[1]).all()
+    assert (drawn[0] & drawn[1]).sum() == 1  # they meet in one point
+
+
+def test_a_path_shows_where_it_starts_and_ends(ax):
+    line, start, end = plotting.draw_path(ax, np.array([0.0, 1.0, 2.0]), np.array([3.0, 4.0, 5.0]), kind="clipped")
+    assert start.get_xydata().tolist() == [[0.0, 3.0]]
+    assert end.get_xydata().tolist() == [[2.0, 5.0]]
+    assert line.get_color() == plotting.COLOURS["clipped"]
+
+
+def test_a_centred_map_is_white_at_zero(ax):
+    mesh = plotting.draw_loss_map(
+        ax, np.arange(3.0), np.arange(2.0), np.array([[-1, 0], [0, 5], [2, 2.0]]), halfrange=5.0
+    )
+    assert mesh.norm(0.0) == 0.5
+
+
+def test_arrows_show_the_sign_of_the_change(ax):
+    plotting.draw_flow(ax, np.array([0.0, 1.0]), np.array([0.0]), np.array([[-7.0], [0.1]]))
+    assert ax.collections[0].V.tolist() == [-1.0, 1.0]
+
+
+def test_a_bound_is_a_straight_line_in_decades_even_if_it_is_zero(ax):
+    plotting.draw_bounds(ax, np.array([1, 10]), [0.1, 1.0, 10.0, 0.0])
+    heights = [line.get_ydata().tolist() for line in ax.lines]
+    assert heights[:3] == [[-1, -10], [0, 0], [1, 10]]
+    assert np.isfinite(heights[3]).all()
+
+
+def test_every_colour_has_one_meaning():
+    meanings = {name: colour for name, colour in plotting.COLOURS.items() if name not in ("plain", "clipped")}
+    assert len(set(meanings.values())) == len(meanings)
+
+
+def test_the_style_ends_with_its_block():
+    before = mpl.rcParams["axes.labelsize"]
+    with plotting.style():
+        assert mpl.rcParams["axes.spines.top"] is False
+    assert mpl.rcParams["axes.labelsize"] == before
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda ax: plotting.draw_branch(ax, np.ones(2), np.ones(3), np.ones(3)), r"\(2,\), \(3,\)"),
+        (lambda ax: plotting.draw_orbits(ax, np.ones(1), np.ones((1, 1)), kind="left"), "kind.*'left'"),
+        (lambda ax: plotting.draw_path(ax, np.ones(1), np.ones(1), kind="fast"), "kind.*'fast'"),
+    ],
+)
+def test_misuse_is_named(ax, call, message):
+    with pytest.raises(ValueError, match=message):
+        call(ax)
