@@ -26,6 +26,7 @@ __all__ = [
     "number",
     "option",
     "state",
+    "within",
 ]
 
 
@@ -97,6 +98,15 @@ def instance(name: str, value: Any, kind: type) -> None:
     """Raises unless `value` is an object of this class."""
     if not isinstance(value, kind):
         raise ValueError(f"{name} must be of type {kind.__name__}; got {type(value).__name__}")
+
+
+def within(name: str, value: Any, allowed: str, test: Callable[[np.ndarray], Any]) -> None:
+    """Raises unless every number that can be looked at passes `test`; `allowed` goes on after "name must".
+
+    The test gets a NumPy array: inside a caller's `jit`, JAX turns even a comparison of known numbers into a tracer.
+    """
+    if known(value) and not np.all(test(np.asarray(value))):
+        raise ValueError(f"{name} must {allowed}; got {value}")
 
 
 def inputs(value: PyTree, num_steps: int | None) -> int:

@@ -240,7 +240,7 @@ def _kinds(multipliers, residual, time):
     with np.errstate(divide="ignore"):
         tols = np.where(np.isfinite(size), (residual + rounding) / np.minimum(gap, 1), np.inf)
     rows = zip(np.nan_to_num(multipliers), tols, strict=True)
-    return np.array([stability.classify(row, time=time, tol=tol) for row, tol in rows], dtype=str)
+    return np.array([stability.classify(row, time=time, tol=float(tol)) for row, tol in rows], dtype=str)
 
 
 @jit
@@ -337,8 +337,9 @@ def _merge(x, residual, converged, unique_tol):
     candidates = np.flatnonzero(converged)
     if not len(candidates):
         return candidates, reached
-    candidates = candidates[np.lexsort((*x[candidates].T, residual[candidates]))]  # the best first, whatever the order
-    points = x[candidates]  # of the starts
+    # The best first; ties by position, so that the order of the starts decides nothing.
+    candidates = candidates[np.lexsort((*x[candidates].T[::-1], residual[candidates]))]
+    points = x[candidates]
     radius = unique_tol * (1 + np.abs(points).max(1))
     direction = np.random.default_rng(0).standard_normal(x.shape[1])
     along = points @ (direction / np.abs(direction).sum())  # moves by at most the largest component's change

@@ -9,6 +9,7 @@ import diffrax
 import equinox
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from rnn_dynamics import _check
@@ -60,8 +61,7 @@ def integrate(
     """
     x0 = _check.state("x0", x0)
     times = _check.floats("times", times, "S")
-    if len(times) == 0 or (_check.known(times) and not bool((jnp.diff(times) > 0).all())):
-        raise ValueError(f"times must be strictly increasing and at least one; got {times}")
+    _check.within("times", times, "be strictly increasing and at least one", lambda t: len(t) > 0 and np.diff(t) > 0)
     rtol, atol = _positive("rtol", rtol), _positive("atol", atol)
     _check.inputs(inputs, len(times) - 1)
     return _integrate(field, x0, times, inputs, rtol, atol)
@@ -160,8 +160,7 @@ def push(
 
 def _positive(name, value):
     value = _check.number(name, value)
-    if _check.known(value) and not value > 0:
-        raise ValueError(f"{name} must be positive; got {value}")
+    _check.within(name, value, "be positive", lambda v: v > 0)
     return value
 
 

@@ -28,6 +28,7 @@ __all__ = [
     "draw_loss_map",
     "draw_orbits",
     "draw_path",
+    "draw_scatter",
     "label_panels",
     "style",
 ]
@@ -241,6 +242,24 @@ def draw_path(ax: Axes, x, y, *, kind: str, label: str | None = None) -> list[Li
             x[-1:], y[-1:], "*", color=colour, markeredgecolor="black", markeredgewidth=0.5, markersize=9, zorder=6
         ),
     ]
+
+
+def draw_scatter(ax: Axes, x, samples, *, marker: str, label: str | None = None) -> None:
+    """The mean of several samples at each x, with a bar of one standard deviation between them.
+
+    Args:
+        ax: Where to draw.
+        x: Shape (k,).
+        samples: Shape (samples, k).
+        marker: Tells several sets on one axis apart: "^" is drawn in the second colour.
+        label: Legend entry.
+    """
+    samples = np.asarray(samples)
+    colour = COLOURS["bound" if marker == "^" else "stable"]
+    ax.errorbar(
+        x, samples.mean(axis=0), samples.std(axis=0), fmt=marker,
+        color=colour, markersize=2.8, linewidth=0.8, markerfacecolor="none", label=label,
+    )  # fmt: skip
 
 
 def draw_growth(ax: Axes, lags, log_singular_values) -> None:

@@ -9,7 +9,6 @@ $$ A = U \, \mathrm{diag}(e^{\ell}) \, V $$
 Row 1 of the layer table. Next: `jacobians`, which multiplies along a trajectory.
 """
 
-
 import equinox
 import jax
 import jax.numpy as jnp
@@ -293,6 +292,7 @@ def _straight(product):
     return lax.cond(skew > 0.5, straighten, lambda *same: same, product.u, product.log_scale, product.v)
 
 
+@jax.custom_jvp
 def _scaled(q, r, log_scale, v):
     """q·r·diag(e^log_scale)·v as a Product, r upper triangular, its columns sorted by size after scaling."""
     top = lax.cummax(lax.stop_gradient(log_scale), reverse=True)
@@ -301,6 +301,24 @@ def _scaled(q, r, log_scale, v):
     zero = ~jnp.any(r != 0, axis=1)
     rows, log_length = _unit(jnp.where(zero[:, None], jnp.eye(len(r), dtype=r.dtype), r) @ v)
     return Product(q, jnp.where(zero, -jnp.inf, top + log_length), rows)
+
+
+@_scaled.defjvp
+@_exact
+def _(primals, tangents):
+    # A zero row i of R has scale -inf, yet its change Σ_j dR_ij e^{l_j} v_j counts. The part in the span of the rows
+    # that are not zero is a turn of U; the rest is orthogonal to every later right singular vector.
+    product, change = jax.jvp(_scaled.fun, primals, tangents)
+    (q, r, log_scale, v), dr = primals, tangents[1]
+    zero = ~jnp.any(r != 0, axis=1)
+    both = ~zero[:, None] & ~zero
+    top = jnp.max(jnp.where(jnp.cumsum(zero) > 0, log_scale, -jnp.inf))
+    top = jnp.where(top == -jnp.inf, 0, top)
+    rows = (jnp.where(zero[:, None], dr, 0) * jnp.exp(jnp.minimum(log_scale - top, 0))) @ v
+    gram = jnp.where(both, product.v @ product.v.T, jnp.eye(len(v), dtype=v.dtype))
+    part = jnp.linalg.solve(gram, jnp.where(zero[:, None], 0, product.v @ rows.T)).T
+    turn = part * jnp.exp(jnp.where(zero, 0, top - jnp.where(zero, 0, product.log_scale)))
+    return product, Product(change.u + q @ (turn - turn.T), change.log_scale, change.v)
 
 
 def _unit(rows):
@@ -327,20 +345,29 @@ def _row_sorted_qr(a):
 
 @jax.custom_jvp
 def _qr(a):
-    return tuple(jnp.linalg.qr(a))
+    """A = Q·R, with exact zeros for the rows of R that rounding alone could have left: A is singular there."""
+    q, r = jnp.linalg.qr(a)
+    rows, columns = (jnp.max(jnp.abs(a), axis=axis) for axis in (1, 0))
+    noise = jnp.abs(r) <= _noise(a) * jnp.minimum(rows[:, None], columns)
+    return q, jnp.where(jnp.all(noise, axis=1)[:, None], 0, r)
+
+
+def _noise(a):
+    return max(len(a), 10) * jnp.finfo(a.dtype).eps
 
 
 @_qr.defjvp
 @_exact
 def _(primals, tangents):
     # dQ = Q·Ω with Ω skew and the lower triangle of Qᵀ dA R⁻¹. Where R has zero rows, columns of Q may turn among
-    # themselves; they are held still, where R⁻¹ would give NaN.
+    # themselves; they are held still, where R⁻¹ would give NaN, and dR keeps a full block there.
     q, r = _qr(*primals)
     x = q.T @ tangents[0]
     zero = ~jnp.any(r != 0, axis=1)
     below = jnp.tril(jnp.where(zero, 0, solve_triangular(r + jnp.diag(zero.astype(r.dtype)), x.T, trans=1).T), -1)
     turn = below - below.T
-    return (q, r), (q @ turn, jnp.triu(x - turn @ r))
+    kept = jnp.tri(len(r), dtype=bool).T | (zero[:, None] & zero)
+    return (q, r), (q @ turn, jnp.where(kept, x - turn @ r, 0))
 
 
 # Composition: Gaussian elimination of diag(e^a)·V₂U₁·diag(e^b). Elimination commutes with scaling, so it runs on V₂U₁
@@ -455,14 +482,10 @@ def _jacobi(log_scale, v):
     √(1 + t²ρ²): only the ratio ρ ≤ 1 is ever formed. In one sweep every two rows meet, k-th from the front with k-th
     from the back; after each round all but the first move on by one place.
     """
-    n, limits = len(v), jnp.finfo(v.dtype)
-    floor = -limits.max / 16  # stands for -inf, so that differences are never NaN
+    n, noise = len(v), _noise(v)
+    floor = -jnp.finfo(v.dtype).max / 16  # stands for -inf, so that differences are never NaN
     bye = (0, n % 2)  # an odd number of rows is filled up with a zero row
     front = jnp.arange(n + n % 2) < (n + 1) // 2
-
-    def unit(rows, scale):
-        rows, log_length = _unit(rows)
-        return rows, jnp.maximum(scale + log_length, floor)
 
     def rotate(_, carry):
         rows, scale, worst = carry
@@ -473,7 +496,8 @@ def _jacobi(log_scale, v):
         t = 2 * c / jnp.where(under == 0, 1, under)
         larger = jnp.where(scale == other, front, scale > other)
         turned = rows + jnp.where(larger, t * ratio, -t)[:, None] * partner
-        rows, scale = unit(turned / jnp.sqrt(1 + t**2 * ratio)[:, None], scale)
+        rows, log_length = _unit(turned / jnp.sqrt(1 + t**2 * ratio)[:, None])
+        scale = jnp.where(log_length < jnp.log(noise), floor, scale + log_length)
         rows, scale = (jnp.concatenate([z[:1], jnp.roll(z[1:], 1, axis=0)]) for z in (rows, scale))
         return rows, scale, jnp.maximum(worst, jnp.max(jnp.abs(c)))
 
@@ -484,9 +508,10 @@ def _jacobi(log_scale, v):
         return *lax.fori_loop(0, len(rows) - 1, rotate, start), sweeps + 1
 
     def unfinished(carry):
-        return (carry[2] > max(n, 10) * limits.eps) & (carry[3] < _MAX_SWEEPS)
+        return (carry[2] > noise) & (carry[3] < _MAX_SWEEPS)
 
-    rows, scale = unit(jnp.pad(v, (bye, (0, 0))), jnp.pad(jnp.maximum(log_scale, floor), bye))
+    rows, log_length = _unit(jnp.pad(v, (bye, (0, 0))))
+    scale = jnp.maximum(jnp.pad(log_scale, bye) + log_length, floor)
     rows, scale, _, _ = lax.while_loop(unfinished, sweep, (rows, scale, jnp.array(jnp.inf, v.dtype), 0))
     order = _descending(scale)[0][:n]
     return jnp.where(scale[order] < floor / 2, -jnp.inf, scale[order]), rows[order]

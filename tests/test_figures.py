@@ -274,3 +274,79 @@ def test_pascanu_jacobian_products_note_3_vanishes_or_explodes_at_one_spectral_r
         even = data[f"note_{number}"][1::2]  # (W D)^{2N} = (2 c²)^N I
         expected = np.arange(1, len(even) + 1) * np.log(2 * slope**2)
         np.testing.assert_allclose(even, np.stack([expected, expected], axis=1), rtol=1e-12)
+
+
+def test_lyapunov_transition_is_at_gain_one():
+    data = arrays("lyapunov_transition")
+    gains = data["gains"]
+    for n in (100, 200, 400):
+        largest = data[f"largest_{n}"].mean(axis=0)
+        # below g = 1 the origin attracts: λ₁ = ln(g ρ), and ρ of a Gaussian matrix is 1 + O(n^-1/2) (Geman 1986)
+        below = gains < 0.95
+        np.testing.assert_allclose(largest[below], np.log(gains[below]), rtol=0, atol=1.5 / np.sqrt(n))
+    chaotic = data["largest_400"][:, gains > 1.45]
+    assert (chaotic > 0).all()
+    assert (np.diff(chaotic.mean(axis=0)) > 0).all()
+
+
+def test_lyapunov_transition_the_spectrum_keeps_its_shape():
+    data = arrays("lyapunov_transition")
+    small, large = data["spectrum_50"], data["spectrum_100"]
+    middle = np.interp((np.arange(50) + 0.5) / 50, (np.arange(100) + 0.5) / 100, large)
+    assert np.abs(small - middle)[:40].max() < 0.5  # of a range of 12
+    assert (np.diff(large) <= 0).all()
+
+
+def test_lyapunov_transition_input_suppresses_chaos():
+    data = arrays("lyapunov_transition")
+    assert (data["driven"][:, 0] > 0).all()
+    assert (data["driven"][:, -1] < 0).all()
+
+
+def test_gradient_exponent_the_slope_of_the_log_norms_is_the_largest_exponent():
+    data = arrays("gradient_exponent")
+    for name in ("stable", "critical", "chaotic"):
+        log_norms = data[f"{name}_log_norms"]
+        steps = len(log_norms) - 1
+        slope = (log_norms[0] - log_norms[-1]) / steps
+        # the two differ by what alignment costs at the ends, a few nats over 400 steps
+        assert slope == pytest.approx(float(data[f"{name}_exponent"]), abs=5 / steps)
+    assert data["stable_exponent"] < -0.2 < data["critical_exponent"] < 0.02 < data["chaotic_exponent"]
+
+
+def test_gradient_exponent_the_contributions_have_their_published_values():
+    data = arrays("gradient_exponent")
+    # mpmath, 50 digits: (w, b) = (3, -1.5), (5, -2.5), (5, -2.61)
+    for number, terms, total in (
+        (0, {1: -7.00204792422e-8, 25: -7.52543148119e-5, 50: -0.0999999661845}, -0.399999616141631),
+        (1, {1: 7.37731772765e-11, 25: 2.39669278215e-7, 50: 0.0384379107288}, 0.100925017636868),
+        (2, {1: 0.00873929421266, 25: 0.000476281853407, 50: 0.0324778838463}, 0.2218531622),
+    ):
+        found = data[f"terms_{number}"]
+        np.testing.assert_allclose([found[k - 1] for k in terms], list(terms.values()), rtol=5e-12)
+        assert found.sum() == pytest.approx(float(data[f"total_{number}"]), rel=1e-12)
+        assert found.sum() == pytest.approx(total, rel=1e-9)
+
+
+def test_pasemann_attractor_has_its_published_exponents_dimension_and_extent():
+    data = arrays("pasemann_attractor")
+    # 2e6 steps, computed independently: 0.2305 ± 0.0003, -3.3595 ± 0.0005, dimension 1.0686
+    spread = np.hypot(data["standard_error"], [0.0003, 0.0005])
+    assert (np.abs(data["exponents"] - [0.2305, -3.3595]) < 3 * spread).all()
+    assert float(data["dimension"]) == pytest.approx(1.0686, abs=3 * spread[0] / 3.3595 + 5e-5)
+    low, high = data["points"].min(axis=0), data["points"].max(axis=0)
+    assert (low >= [-13.67016 - 1e-5, -2.20527 - 1e-5]).all()
+    assert (high <= [1.87943 + 1e-5, 2.99999 + 1e-5]).all()
+    np.testing.assert_allclose([low, high], [[-13.67016, -2.20527], [1.87943, 2.99999]], atol=0.01)
+    np.testing.assert_allclose(data["points"].mean(axis=0), [-3.3844, 1.2984], atol=0.05)
+
+
+def test_pascanu_regulariser_pushes_toward_gradients_that_keep_their_length():
+    data = arrays("pascanu_regulariser")
+    gains, growth, slope = data["gains"], data["growth"].mean(axis=0), data["omega_slope"].mean(axis=0)
+    edge, turn = (np.interp(0, values, gains) for values in (growth, slope))
+    assert abs(edge - turn) < 0.3
+    assert (slope[growth < -0.2] < 0).all()
+    assert (slope[growth > 0.05] > 0).all()
+    for name in ("omega", "squared"):
+        assert abs(gains[data[name].mean(axis=0).argmin()] - edge) < 0.5

@@ -233,7 +233,7 @@ def test_a_number_of_steps_that_is_not_whole_is_refused(num_steps):
 @pytest.mark.parametrize("parameters", [{}, None, jnp.array([1, 2]), [2.0, "w"]])
 def test_parameters_without_a_float_array_are_refused(parameters):
     with pytest.raises(ValueError, match="at least one float array"):
-        training.descend(lambda p: 1.0, parameters, rate=0.1, num_steps=1)  # noqa: ARG005
+        training.descend(lambda p: 1.0, parameters, rate=0.1, num_steps=1)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
@@ -248,7 +248,7 @@ def test_parameters_that_are_not_finite_are_refused(bad):
         (lambda p: p, "shape \\(3,\\)"),
         (lambda p: p[:1], "shape \\(1,\\)"),
         (lambda p: (p.sum(), p), "tuple"),
-        (lambda p: None, "NoneType"),  # noqa: ARG005
+        (lambda p: None, "NoneType"),
         (lambda p: p.sum().astype(int), "int64"),
     ],
 )

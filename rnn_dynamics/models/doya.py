@@ -58,8 +58,7 @@ class DoyaNeuron(equinox.Module):
         self.b = _check.number("b", b)
         self.epsilon = _check.number("epsilon", epsilon)
         self.w_in = _check.number("w_in", w_in)
-        if _check.known(self.epsilon) and not 0 < self.epsilon <= 1:
-            raise ValueError(f"epsilon must lie in (0, 1]; got {epsilon}")
+        _check.within("epsilon", self.epsilon, "lie in (0, 1]", lambda e: 0 < e <= 1)
 
     def __call__(
         self, x: Float[Array, " 1"], u: Float[Array, ""] | Float[Array, " 1"] | None = None
@@ -139,8 +138,7 @@ class DoyaNeuron(equinox.Module):
             Array([-2.5], dtype=float64)
         """
         x = jnp.asarray(x)
-        if _check.known(x) and not bool(((x > 0) & (x < 1)).all()):
-            raise ValueError(f"x must lie in (0, 1), where fixed points are; got {x}")
+        _check.within("x", x, "lie in (0, 1), where fixed points are", lambda x: (x > 0) & (x < 1))
         return jnp.log(x) - jnp.log1p(-x) - w * x
 
     @staticmethod
@@ -166,8 +164,7 @@ class DoyaNeuron(equinox.Module):
             Pascanu, Mikolov, Bengio (2013), fig. 3: b₁ and b₂ for w = 5.
         """
         w = _check.number("w", w)
-        if _check.known(w) and not w >= 4:
-            raise ValueError(f"w must be at least 4 for folds to exist; got {w}")
+        _check.within("w", w, "be at least 4 for folds to exist", lambda w: w >= 4)
         upper = (1 + jnp.sqrt(1 - 4 / w)) / 2
         lower = 1 / (w * upper)  # x₋ x₊ = 1/w: no cancellation for large w
         b_lower = jnp.log(lower / upper) - w * lower

@@ -58,8 +58,7 @@ class ElmanRNN(equinox.Module):
         self.activation = activation
         _check.instance("activation", activation, Activation)
         self.leak = _check.number("leak", leak)
-        if _check.known(self.leak) and not 0 < self.leak <= 1:
-            raise ValueError(f"leak must lie in (0, 1]; got {leak}")
+        _check.within("leak", self.leak, "lie in (0, 1]", lambda a: 0 < a <= 1)
 
     def __call__(self, x: Float[Array, " n"], u: Float[Array, " m"] | None = None) -> Float[Array, " n"]:
         """The next state."""
@@ -95,6 +94,5 @@ class ElmanRNN(equinox.Module):
         Raises:
             ValueError: `leak` is not 1.
         """
-        if _check.known(self.leak) and self.leak != 1:
-            raise ValueError(f"leak must be 1 for the pre-activation form to exist; got {self.leak}")
+        _check.within("leak", self.leak, "be 1 for the pre-activation form to exist", lambda a: a == 1)
         return PascanuRNN(self.w_rec, self.w_in, self.b, self.activation)

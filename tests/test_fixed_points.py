@@ -1,0 +1,648 @@
+"""Fixed points: none missed where theory says which there are, and no solver's word taken for what it found."""
+
+import equinox
+import jax
+import jax.numpy as jnp
+import mpmath
+import numpy as np
+import pytest
+import scipy.optimize
+
+from rnn_dynamics import fixed_points
+from rnn_dynamics.fixed_points import FixedPoints, find, solve
+from rnn_dynamics.models.doya import DoyaNeuron
+from rnn_dynamics.models.pascanu import PascanuRNN
+from rnn_dynamics.models.reference import Henon, Linear, Logistic, bistable_module, chaotic_module
+from tests import reference
+
+EPS = np.finfo(float).eps
+TOL = 100 * EPS
+UNIQUE_TOL = TOL**0.5
+METHODS = (
+    *("hybr", "lm", "broyden1", "broyden2", "anderson"),
+    *("linearmixing", "diagbroyden", "excitingmixing", "krylov", "df-sane"),
+)
+
+
+def column(*numbers):
+    """Starts of a system of one unit."""
+    return jnp.array(numbers, dtype=float)[:, None]
+
+
+def positions(points):
+    """The points of a system of one unit, ascending."""
+    return np.sort(np.asarray(points.x[:, 0]))
+
+
+def neuron(x, parameters):
+    """Doya's neuron with (w, b) as its input, so that one compilation serves them all."""
+    w, b = parameters
+    return DoyaNeuron(w=w, b=b)(x)
+
+
+def curve_equilibria(w, b):
+    """Every x with b = ln(x/(1-x)) - wx, (N, 3) ascending and NaN where there are fewer; bisection in NumPy.
+
+    Between its turning points x∓ = (1 ∓ √(1 - 4/w))/2 the curve is monotone: at most one x on each piece.
+    """
+    root = np.sqrt(np.maximum(1 - 4 / np.where(w > 4, w, 4.0), 0))
+    upper = (1 + root) / 2
+    turns = np.where((w > 4)[:, None], np.stack([1 / np.where(w > 4, w, 4.0) / upper, upper], 1), [[1.0, 1.0]])
+    edges = np.concatenate([np.zeros((len(w), 1)), turns, np.ones((len(w), 1))], axis=1)
+    left, right = edges[:, :-1].copy(), edges[:, 1:].copy()
+
+    def excess(x):
+        with np.errstate(divide="ignore"):
+            return np.log(x) - np.log1p(-x) - w[:, None] * x - b[:, None]
+
+    falls = np.array([False, True, False])
+    below = np.where(falls, excess(right) < 0, excess(left) < 0) & (left < right)
+    above = np.where(falls, excess(left) > 0, excess(right) > 0)
+    for _ in range(1100):
+        middle = (left + right) / 2
+        go_right = (excess(middle) < 0) != falls
+        left, right = np.where(go_right, middle, left), np.where(go_right, right, middle)
+        if (right - left <= np.spacing(left)).all():
+            break
+    return np.where(below & above, (left + right) / 2, np.nan)
+
+
+def scalar_cases():
+    """(w, b): random ones, both sides of both folds down to 1e-11, and neurons without a connection to themselves."""
+    rng = np.random.default_rng(0)
+    random = np.stack([rng.uniform(-12, 14, 9700), rng.uniform(-16, 8, 9700)], 1)
+    near = [
+        (w, b + sign * 10.0**-digits)
+        for w in (4.5, 5.0, 6.0, 8.0, 10.0, 14.0)
+        for b, _ in DoyaNeuron.folds(w)
+        for sign in (-1, 1)
+        for digits in range(1, 12)
+    ]
+    return np.concatenate([random, near, [(0.0, b) for b in np.linspace(-16, 8, 36)]])
+
+
+# Systems whose fixed points are known.
+
+
+@pytest.mark.usefixtures("unchecked")  # ten thousand calls: the annotations are checked in all other tests
+def test_no_fixed_point_of_a_scalar_neuron_is_missed_and_none_is_invented():
+    cases = scalar_cases()
+    w, b = cases.T
+    expected = curve_equilibria(w, b)
+    with np.errstate(invalid="ignore"):  # the folds' closed form; NaN below w = 4, where there are none
+        upper = (1 + np.sqrt(1 - 4 / np.where(w >= 4, w, np.nan))) / 2
+        first = np.log(1 / (w * upper**2)) - 1 / upper
+        bistable = (-w - first < b) & (b < first)
+    assert (np.isfinite(expected).sum(1) == np.where(bistable, 3, 1)).all()
+    middle = np.clip(np.divide(-b, w, where=w != 0, out=np.full_like(w, 0.5)), 0, 1)
+    for i in range(len(cases)):
+        points = find(neuron, column(0.0, middle[i], 1.0), cases[i])
+        x = np.asarray(points.x)[:, 0]
+        order = np.argsort(x)
+        known = expected[i][np.isfinite(expected[i])]
+        slope = w[i] * known * (1 - known)
+        assert len(points) == len(known), (w[i], b[i])
+        # A residual, or the rounding of σ(wx+b) and of the bisection (each at most (|w| + |b| + 40) eps/2), moves x
+        # by itself over 1 - slope.
+        allowed = (np.asarray(points.residual)[order] + 40 * EPS) / np.abs(1 - slope)
+        assert (np.abs(x[order] - known) <= allowed).all(), (w[i], b[i], x[order] - known, allowed)
+        assert (points.stable[order] == (np.abs(slope) < 1)).all(), (w[i], b[i], slope)
+
+
+@pytest.mark.parametrize("b", reference.DOYA_EQUILIBRIA)
+@pytest.mark.parametrize("epsilon", [1.0, 0.1])
+def test_doyas_equilibria_and_multipliers_have_their_closed_form_whatever_the_time_step(b, epsilon):
+    points = find(DoyaNeuron(w=5.0, b=b, epsilon=epsilon), column(0.0, -b / 5, 1.0))
+    order = np.argsort(points.x[:, 0])
+    # |1 - slope| ≥ 0.19: x is good to ε·8 eps/(0.19 ε) from a residual of a few eps.
+    np.testing.assert_allclose(points.x[order, 0], reference.DOYA_EQUILIBRIA[b], atol=8 * EPS / 0.19 / epsilon)
+    multipliers = 1 - epsilon + epsilon * np.array(reference.DOYA_MULTIPLIERS[b])
+    np.testing.assert_allclose(points.multipliers[order, 0], multipliers, atol=40 * EPS / 0.19)
+    assert points.kind[order].tolist() == [
+        "stable node" if multiplier < 1 else "unstable node" for multiplier in multipliers
+    ]
+
+
+@pytest.mark.parametrize("b", reference.DOYA_EQUILIBRIA)
+def test_a_fields_equilibria_are_its_maps_fixed_points(b):
+    doya = DoyaNeuron(w=5.0, b=b, epsilon=0.1)
+    points = find(doya.velocity, column(0.0, -b / 5, 1.0), time="continuous")
+    order = np.argsort(points.x[:, 0])
+    np.testing.assert_allclose(points.x[order, 0], reference.DOYA_EQUILIBRIA[b], atol=8 * EPS / 0.19)
+    rates = np.array(reference.DOYA_MULTIPLIERS[b]) - 1
+    np.testing.assert_allclose(points.multipliers[order, 0], rates, atol=40 * EPS / 0.19)
+    assert (points.stable[order] == (rates < 0)).all()
+
+
+def test_beers_oscillator_turns_about_one_unstable_focus():
+    w, theta = np.array(reference.OSCILLATOR["w"]), np.array(reference.OSCILLATOR["theta"])
+    points = find(
+        lambda y, u: -y + w @ jax.nn.sigmoid(y + theta),
+        jnp.asarray(np.random.default_rng(0).uniform(0, 6, (20, 2))),
+        time="continuous",
+    )
+    assert len(points) == 1
+    assert points.kind.tolist() == ["unstable focus"]
+    np.testing.assert_allclose(points.x[0], reference.OSCILLATOR["equilibrium"], atol=30 * EPS)  # ‖J⁻¹‖ = 3.6
+    eigenvalue = reference.OSCILLATOR["eigenvalue"]
+    np.testing.assert_allclose(points.multipliers[0], [eigenvalue, eigenvalue.conjugate()], atol=100 * EPS)
+
+
+def test_the_roll_networks_have_their_two_mirror_states_and_the_origin():
+    for n in (2, 3):
+        w = np.stack([-np.roll(np.linspace(-1, 1, n), -i) for i in range(n)])
+        points = find(
+            lambda h, u: jnp.tanh(h @ w),  # noqa: B023
+            jnp.asarray(np.random.default_rng(n).uniform(-1, 1, (60, n))),
+        )
+        assert len(points) == 3
+        order = np.argsort(points.x[:, 0])
+        x = np.asarray(points.x)[order]
+        np.testing.assert_allclose(x[1], 0, atol=10 * EPS)
+        np.testing.assert_allclose(x[0], -x[2], atol=20 * EPS)
+        if n == 2:  # h = (a, -a) with a = tanh 2a
+            a = reference.LATCH_STATES[2.0][1]
+            np.testing.assert_allclose(x[2], [a, -a], atol=20 * EPS)
+            assert points.kind[order].tolist() == ["stable node", "saddle", "stable node"]
+        else:  # the outer ones are unstable by a flip
+            np.testing.assert_allclose(points.multipliers[order[2], 0], -1.0064061706, atol=1e-10)
+            assert not points.stable.any()
+
+
+def test_pasemanns_chaotic_module_has_its_one_unstable_fixed_point():
+    starts = jnp.asarray(np.random.default_rng(0).uniform(-14, 4, (50, 2)))
+    points = find(chaotic_module(), starts)
+    assert len(points) == 1
+    np.testing.assert_allclose(points.x[0], reference.CHAOTIC_MODULE["fixed_point"], atol=5e-9)  # digits given
+    np.testing.assert_allclose(points.multipliers[0], reference.CHAOTIC_MODULE["multipliers"], atol=5e-9)
+    assert points.kind.tolist() == ["saddle"]
+
+
+def test_pasemanns_bistable_module_has_three_points_between_its_folds_and_one_outside():
+    starts = jnp.asarray(np.random.default_rng(0).uniform(-6, 8, (60, 2)))
+    (right, _), (left, _) = reference.BISTABLE_MODULE["folds"]
+    for b1, number in ((left - 0.01, 1), (left + 0.01, 3), (0.5, 3), (right - 0.01, 3), (right + 0.01, 1)):
+        points = find(bistable_module(jnp.array(b1)), starts)
+        assert len(points) == number
+        assert points.stable.sum() == (number + 1) // 2
+
+
+def test_henons_two_fixed_points_solve_their_quadratic():
+    # a x² + (1-b) x - 1 = 0, y = b x; the multipliers solve λ² + 2 a x λ - b = 0.
+    points = find(Henon(), jnp.asarray(np.random.default_rng(0).uniform(-2, 2, (20, 2))))
+    x = np.array([-0.7 + root * np.sqrt(0.49 + 5.6) for root in (-1, 1)]) / 2.8
+    order = np.argsort(points.x[:, 0])
+    np.testing.assert_allclose(np.asarray(points.x)[order], np.stack([x, 0.3 * x], 1), atol=20 * EPS)
+    for i, point in zip(order, x, strict=True):
+        expected = np.roots([1, 2.8 * point, -0.3])
+        expected = expected[np.argsort(-np.abs(expected))]
+        np.testing.assert_allclose(points.multipliers[i], expected, atol=40 * EPS)
+    assert points.kind.tolist() == ["saddle", "saddle"]
+
+
+@pytest.mark.parametrize(
+    ("r", "kinds"), [(2.5, "unstable stable"), (3.2, "unstable unstable"), (0.5, "unstable stable")]
+)
+def test_the_logistic_map_rests_at_zero_and_at_one_minus_one_over_r(r, kinds):
+    points = find(Logistic(r), column(-1.0, 0.05, 0.9))
+    np.testing.assert_allclose(positions(points), sorted([0, 1 - 1 / r]), atol=20 * EPS)
+    by_multiplier = np.argsort(-np.abs(points.multipliers[:, 0]))
+    expected = sorted([r, 2 - r], key=abs, reverse=True)
+    np.testing.assert_allclose(points.multipliers[by_multiplier, 0], expected, atol=40 * EPS)
+    assert points.kind[by_multiplier].tolist() == [f"{kind} node" for kind in kinds.split()]
+
+
+@pytest.mark.parametrize("n", [1, 2, 9, 50])  # 9 and 50 go one start after the other
+def test_an_affine_map_has_the_one_fixed_point_of_its_linear_system(n):
+    rng = np.random.default_rng(n)
+    a, c = rng.standard_normal((n, n)) / n**0.5, rng.standard_normal(n)
+    step = Linear(jnp.asarray(a), jnp.eye(n))
+    points = find(step, jnp.asarray(rng.standard_normal((7, n))), jnp.asarray(c))
+    assert len(points) == 1
+    assert points.reached.tolist() == [0] * 7
+    expected = np.linalg.solve(np.eye(n) - a, c)
+    condition = np.linalg.cond(np.eye(n) - a)
+    np.testing.assert_allclose(points.x[0], expected, atol=10 * n**0.5 * condition * EPS * np.abs(expected).max())
+    np.testing.assert_allclose(points.jacobian[0], a, atol=2 * EPS)
+    radius = np.abs(np.linalg.eigvals(a)).max()
+    np.testing.assert_allclose(np.abs(points.multipliers[0, 0]), radius, rtol=1e3 * n * EPS)
+
+
+def test_inputs_lambdas_and_closures_are_maps_too():
+    gain = jnp.array(0.5)
+    points = find(lambda x, u: gain * x + u["push"], column(0.0, 3.0), {"push": jnp.array([1.0]), "unused": None})
+    np.testing.assert_allclose(points.x, [[2.0]], rtol=4 * EPS)
+    driven = DoyaNeuron(w=5.0, b=-2.5, w_in=1.0)
+    limit = reference.DOYA_DRIVE_LIMIT  # constant drive that leaves no lower state
+    assert len(find(driven, column(0.0, 0.5, 1.0), jnp.array(limit - 1e-4))) == 3
+    assert len(find(driven, column(0.0, 0.5, 1.0), jnp.array(limit + 1e-4))) == 1
+
+
+# A residual is what it says.
+
+
+def test_residuals_are_those_of_an_evaluation_in_fifty_digits():
+    points = find(DoyaNeuron(w=5.0, b=-2.45), column(0.0, 0.5, 1.0))
+    with mpmath.workdps(50):
+        for x, residual in zip(positions(points), points.residual[np.argsort(points.x[:, 0])], strict=True):
+            x = mpmath.mpf(float(x))
+            true = abs(1 / (1 + mpmath.exp(-(5 * x + mpmath.mpf(-2.45)))) - x)
+            assert abs(float(true) - float(residual)) < 4 * EPS  # σ rounds within 2 ulp, its argument by 3 eps of 1/4
+
+
+def test_points_come_in_ascending_order_of_residual_and_each_is_the_best_of_the_starts_that_reached_it():
+    points = find(bistable_module(0.5), jnp.asarray(np.random.default_rng(0).uniform(-6, 8, (60, 2))))
+    assert (np.diff(points.residual) >= 0).all()
+    for i in range(len(points)):
+        assert points.residual[i] == points.start_residual[points.reached == i].min()
+    assert ((points.reached >= 0) == (points.status == "converged")).all()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_of_scipy_converges_on_a_contraction(method):
+    result = solve(lambda x, u: jnp.cos(x) / 2, jnp.array([1.0, -0.3]), method=method)
+    assert result.status == "converged"
+    assert result.success is True or result.success is np.True_
+    # cos(x)/2 = x, by bisection; |slope| < 1/4, so x is as good as the residual allowed.
+    known = scipy.optimize.brentq(lambda x: np.cos(x) / 2 - x, 0, 1, xtol=1e-15, rtol=4 * EPS)
+    np.testing.assert_allclose(result.x, known, atol=2 * TOL)
+    assert result.residual == np.abs(result.fun).max() <= TOL * (1 + known)
+    np.testing.assert_allclose(np.cos(result.x) / 2 - result.x, result.fun, atol=EPS)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    "step",
+    [
+        lambda x, u: x + 1,
+        lambda x, u: x + 1 + x**2,
+        lambda x, u: x + 1.5 + jnp.tanh(1e9 * (x - 1)),
+        lambda x, u: jnp.where(x == 0.5, 0.8, jnp.nan),
+        lambda x, u: x * jnp.nan,
+        lambda x, u: 1e200 * (x**3 - 1.0),
+    ],
+    ids=["shift", "no real root", "steep", "nan elsewhere", "nan everywhere", "overflow"],
+)
+def test_no_method_claims_success_without_a_small_residual(method, step):
+    for start in (0.5, 1.0):
+        x0 = jnp.array([start])
+        result = solve(step, x0, method=method)
+        g = np.asarray(step(jnp.asarray(result.x), None) - result.x)
+        np.testing.assert_equal(result.residual, np.abs(g).max() if np.isfinite(g).all() else np.inf)
+        size = np.abs(result.x).max()  # beyond 1/eps a residual of zero means nothing
+        small = result.residual <= TOL * (1 + size) and size < 1 / EPS
+        assert result.success == (result.status == "converged") == small
+
+
+def test_hybrs_false_success_is_not_passed_on():
+    # From x = 1 the first step, 1.5e-9, is shorter than hybr's default relative tolerance: it stops, "converged".
+    theirs = scipy.optimize.root(
+        lambda x: 1.5 + np.tanh(1e9 * (x - 1)), [1.0], jac=lambda x: np.diag(1e9 / np.cosh(1e9 * (x - 1)) ** 2)
+    )
+    assert theirs.success
+    assert abs(theirs.fun[0]) > 0.5
+    ours = solve(lambda x, u: x + 1.5 + jnp.tanh(1e9 * (x - 1)), jnp.array([1.0]))
+    assert not ours.success
+    assert ours.residual >= 0.5
+    assert ours.status == "max_steps"
+
+
+def test_lms_false_success_is_not_passed_on():
+    theirs = scipy.optimize.root(lambda x: x * np.nan, [0.5], method="lm")
+    assert theirs.success
+    ours = solve(lambda x, u: x * jnp.nan, jnp.array([0.5]), method="lm")
+    assert (ours.success, ours.status, ours.residual, ours.x.tolist()) == (False, "non_finite", np.inf, [0.5])
+
+
+def test_a_method_that_raises_is_a_numerical_failure_and_leaves_its_words():
+    step = lambda x, u: x + 1  # noqa: E731
+    with pytest.raises(ValueError, match="infs or NaNs"), np.errstate(all="ignore"):
+        scipy.optimize.root(lambda x: np.ones(1), [0.5], method="diagbroyden")
+    result = solve(step, jnp.array([0.5]), method="diagbroyden")
+    assert result.status == "max_steps"
+    assert "infs or NaNs" in result.solver_message
+    assert len(find(step, column(0.5, 1.0), solver="diagbroyden")) == 0
+
+
+@pytest.mark.parametrize("solver", ["hybr", "lm", "krylov"])
+def test_scipys_solvers_find_what_newton_finds(solver):
+    rng = np.random.default_rng(0)
+    ours = find(bistable_module(0.5), jnp.asarray(rng.uniform(-6, 8, (60, 2))))
+    theirs = find(bistable_module(0.5), ours.x + 0.1 * rng.standard_normal((3, 2)), solver=solver)
+    assert len(ours) == len(theirs) == 3
+    order, other = np.argsort(ours.x[:, 0]), np.argsort(theirs.x[:, 0])
+    # Residuals of TOL (1 + ‖x‖) over the least |1 - λ| = 0.2 or so.
+    np.testing.assert_allclose(ours.x[order], theirs.x[other], atol=TOL * 8 / 0.1)
+    assert ours.kind[order].tolist() == theirs.kind[other].tolist()
+
+
+# A status says what happened.
+
+
+def test_every_status_word_is_earned():
+    cases = {
+        "converged": (lambda x, u: jnp.cos(x), 1.0),
+        "max_steps": (lambda x, u: x + x**2 + 1, 0.3),  # Newton's method on x² + 1 is chaotic
+        "diverged": (lambda x, u: x + 1 + 1 / x, 1.0),  # Newton's method on 1 + 1/x runs away from x > 0
+        "singular": (lambda x, u: x + 1, 0.3),
+        "non_finite": (lambda x, u: jnp.log(x), -1.0),
+    }
+    for word, (step, start) in cases.items():
+        points = find(step, column(start))
+        assert points.status.tolist() == [word]
+        assert len(points) == (word == "converged")
+        assert points.reached.tolist() == [0 if word == "converged" else -1]
+
+
+def test_each_start_is_judged_alone():
+    # x' = 1 + ln x: its one fixed point is the double root x = 1; left of 0 there is no map.
+    points = find(lambda x, u: 1 + jnp.log(x), column(-1.0, 1.0, 0.0, 2.0, 0.5))
+    assert points.status.tolist() == ["non_finite", "converged", "non_finite", "converged", "converged"]
+    assert points.reached.tolist() == [-1, 0, -1, 0, 0]
+    assert points.start_residual[[0, 2]].tolist() == [np.inf, np.inf]
+    assert (points.start_residual[[1, 3, 4]] <= 2 * TOL).all()
+
+
+def test_a_start_residual_is_never_nan():
+    rng = np.random.default_rng(0)
+    points = find(lambda x, u: jnp.sqrt(x) - jnp.log(x[::-1]), jnp.asarray(rng.uniform(-1, 3, (40, 2))))
+    assert not np.isnan(points.start_residual).any()
+    never = np.isinf(points.start_residual)
+    assert (points.status[never] == "non_finite").all()
+    assert (points.start_residual[points.status == "converged"] <= 10 * TOL).all()
+    assert 0 < never.sum() < 40
+
+
+@pytest.mark.parametrize("start", [0.0, 1.0, 1e6, 1e13, 1e14, 1e16, -1e15])
+def test_a_shift_has_no_fixed_point_however_far_out_it_is_looked_for(start):
+    points = find(lambda x, u: x + 1, column(start))
+    assert len(points) == 0
+    assert points.status[0] in ("singular", "diverged")
+
+
+def test_every_point_of_the_identity_is_fixed_and_marginal():
+    starts = np.array([[0.0, 1.0], [3.0, -2.0], [1e6, 5.0]])
+    points = find(lambda x, u: x, jnp.asarray(starts))
+    assert points.x.tolist() == starts.tolist()
+    assert points.residual.tolist() == [0.0, 0.0, 0.0]
+    assert points.kind.tolist() == ["marginal"] * 3
+
+
+@pytest.mark.parametrize("w", [4.5, 5.0, 6.0, 10.0])
+def test_on_a_fold_the_double_root_is_one_point_that_is_called_neither_stable_nor_unstable(w):
+    for (b, x), other in zip(reference.DOYA_FOLDS[w], (1.0, 0.0), strict=True):
+        points = find(DoyaNeuron(w=w, b=b), column(x - 0.05, x + 0.05, other))
+        assert (points.status == "converged").all()
+        assert len(points) == 2
+        fold = int(np.argmin(np.abs(points.x[:, 0] - x)))
+        assert abs(float(points.x[fold, 0]) - x) < UNIQUE_TOL  # all that a residual of TOL can promise
+        assert points.kind[fold] == "marginal"
+        assert points.kind[1 - fold] == "stable node"
+
+
+def test_on_the_cusp_every_answer_lies_within_the_cube_root_of_the_tolerance():
+    w, b, x = reference.DOYA_CUSP
+    points = find(DoyaNeuron(w=w, b=b), column(0.0, 0.5, 1.0))  # near 1/2 the residual is 16/3 (x - 1/2)³
+    assert (points.status == "converged").all()
+    assert (np.abs(points.x[:, 0] - x) < (3 / 16 * 1.5 * TOL) ** (1 / 3)).all()
+    assert set(points.kind) == {"marginal"}
+
+
+def test_a_flip_is_marginal_and_its_neighbours_are_not():
+    for (_, w), flips in reference.DOYA_FLIPS.items():
+        for b, x in flips:
+            (point,) = find(DoyaNeuron(w=w, b=b, epsilon=0.5), column(x))
+            assert point.kind.tolist() == ["marginal"]
+    inside, outside = (find(Logistic(r), column(0.6)) for r in (3 - 1e-9, 3 + 1e-9))  # multiplier 2 - r
+    assert inside.kind.tolist() == ["stable node"]
+    assert outside.kind.tolist() == ["unstable node"]
+
+
+def test_a_fixed_point_without_a_derivative_is_kept_but_not_called_stable():
+    points = find(lambda x, u: jnp.sqrt(x), column(0.0, 0.7))
+    assert positions(points).tolist() == [0.0, 1.0]
+    corner = int(np.argmin(points.x[:, 0]))
+    assert points.kind[corner] == "marginal"
+    assert not points.stable[corner]
+    assert points.stable[1 - corner]
+
+
+def test_a_limit_on_steps_is_kept():
+    one, many = (find(lambda x, u: jnp.cos(x), column(-3.0), max_steps=k) for k in (1, 50))
+    assert one.status.tolist() == ["max_steps"]
+    assert many.status.tolist() == ["converged"]
+
+
+def test_a_loose_tolerance_accepts_a_ghost_and_a_tight_one_does_not():
+    # x' = x + (x-1)² + 1e-6 has no fixed point; its residual is 1e-6 at x = 1.
+    ghost = lambda x, u: x + (x - 1) ** 2 + 1e-6  # noqa: E731
+    assert find(ghost, column(0.0), tol=1e-5).status.tolist() == ["converged"]
+    assert find(ghost, column(0.0)).status.tolist() == ["max_steps"]
+
+
+# Merging.
+
+
+def identity(x, u):
+    """Every start is a fixed point of residual zero: what is merged depends on distances alone."""
+    del u
+    return x
+
+
+def test_points_apart_stay_apart_and_points_together_become_one():
+    near, apart = UNIQUE_TOL / 10, 10 * UNIQUE_TOL
+    starts = np.array([[1.0, 2.0], [1.0 + near, 2.0 - near], [1.0, 2.0 + 3 * apart], [1.0 - 2 * apart, 2.0]])
+    points = find(identity, jnp.asarray(starts))
+    assert len(points) == 3
+    assert points.reached[0] == points.reached[1]
+    assert len(set(points.reached[[0, 2, 3]])) == 3
+    assert len(find(identity, jnp.asarray(starts), unique_tol=1e-3)) == 1
+    assert len(find(identity, jnp.asarray(starts), unique_tol=1e-12)) == 4
+
+
+def test_nearness_is_measured_in_the_largest_component_and_relative_to_the_size():
+    far = 1e6
+    assert len(find(identity, column(far, far + 0.1 * far * UNIQUE_TOL))) == 1
+    assert len(find(identity, column(far, far + 10 * far * UNIQUE_TOL))) == 2
+    aside = np.zeros((2, 50))
+    aside[1] = 0.9 * UNIQUE_TOL  # 50 components: 6.4 times that in the Euclidean norm
+    assert len(find(identity, jnp.asarray(aside))) == 1
+
+
+def test_the_order_of_the_starts_changes_nothing():
+    rng = np.random.default_rng(0)
+    centres = rng.standard_normal((30, 4))
+    starts = np.repeat(centres, 5, axis=0) + UNIQUE_TOL / 20 * rng.standard_normal((150, 4))
+    first = find(identity, jnp.asarray(starts))
+    assert len(first) == 30
+    for _ in range(3):
+        order = rng.permutation(150)
+        again = find(identity, jnp.asarray(starts[order]))
+        assert (again.x == first.x).all()
+        assert (again.reached == first.reached[order]).all()
+
+
+def test_thousands_of_starts_in_fifty_dimensions_lead_to_three_points():
+    # x' = v tanh(2 v·x), ‖v‖ = 1: all happens along v, where it is a' = tanh 2a.
+    rng = np.random.default_rng(0)
+    v = rng.standard_normal(50)
+    v /= np.linalg.norm(v)
+    a = reference.LATCH_STATES[2.0][1]
+    cluster = rng.integers(0, 3, 2000)
+    starts = np.array([-a, 0.0, a])[cluster][:, None] * v + 0.01 * rng.standard_normal((2000, 50))
+    points = find(lambda x, u: v * jnp.tanh(2 * v @ x), jnp.asarray(starts))
+    assert len(points) == 3
+    along = np.asarray(points.x @ v)
+    np.testing.assert_allclose(np.sort(along), [-a, 0, a], atol=50 * EPS)
+    np.testing.assert_allclose(points.x, along[:, None] * v, atol=50 * EPS)
+    assert (np.sign(along.round(6))[points.reached] == cluster - 1).all()
+
+
+# The result as a collection.
+
+
+def test_points_are_counted_indexed_and_renumbered():
+    points = find(DoyaNeuron(w=5.0, b=-2.5), column(0.0, 0.1, 0.5, 0.9, 1.0))
+    assert len(points) == 3
+    stable = points[points.stable]
+    assert isinstance(stable, FixedPoints)
+    assert len(stable) == 2
+    assert stable.kind.tolist() == ["stable node"] * 2
+    assert stable.status.shape == stable.start_residual.shape == stable.reached.shape == (5,)
+    assert stable.reached[2] == -1  # its point is not among these
+    for i in (0, 1, 3, 4):
+        assert stable.x[stable.reached[i], 0] == points.x[points.reached[i], 0]
+    assert points[1].x.tolist() == points[-2].x.tolist() == points.x[1:2].tolist()
+    assert points[::-1].x.tolist() == points.x[::-1].tolist()
+    assert points[[2, 0]].residual.tolist() == points.residual[np.array([2, 0])].tolist()
+    assert [float(point.x[0, 0]) for point in points] == points.x[:, 0].tolist()
+    assert len(points[:0]) == 0
+    assert (points[:0].reached == -1).all()
+    with pytest.raises(IndexError):
+        points[3]
+
+
+def test_no_points_are_an_answer_with_the_same_shapes():
+    points = find(Linear(jnp.eye(3), jnp.eye(3)), jnp.zeros((4, 3)), jnp.ones(3))
+    assert len(points) == 0
+    assert points.x.shape == (0, 3)
+    assert points.jacobian.shape == (0, 3, 3)
+    assert points.multipliers.shape == (0, 3)
+    assert jnp.iscomplexobj(points.multipliers)
+    assert points.residual.shape == points.stable.shape == points.kind.shape == (0,)
+    assert points.status.tolist() == ["singular"] * 4
+    assert list(points) == []
+
+
+def test_a_result_prints_in_one_line():
+    points = find(DoyaNeuron(w=5.0, b=-2.5), column(0.0, 0.5, 1.0))
+    assert repr(points).startswith("FixedPoints(3 points, 2 stable, residual at most ")
+    assert repr(points).endswith("; starts: 3 converged)")
+    assert repr(find(lambda x, u: x + 1, column(0.0))) == "FixedPoints(0 points, 0 stable; starts: 1 singular)"
+
+
+# Precision, and maps of every kind.
+
+
+def test_in_single_precision_the_tolerances_follow():
+    eps = np.finfo(np.float32).eps
+    step = lambda x, u: jax.nn.sigmoid(5 * x - 2.5)  # noqa: E731
+    points = find(step, jnp.array([[0.0], [0.5], [1.0], [0.145]], jnp.float32))
+    assert points.x.dtype == points.residual.dtype == points.jacobian.dtype == jnp.float32
+    assert points.multipliers.dtype == jnp.complex64
+    assert points.reached[0] == points.reached[3]
+    np.testing.assert_allclose(positions(points), reference.DOYA_EQUILIBRIA[-2.5], atol=8 * eps / 0.25)
+    assert points.stable.sum() == 2
+    result = solve(step, jnp.array([0.1], jnp.float32))
+    assert result.success
+    assert result.x.dtype == np.float32
+    assert result.residual <= 100 * eps * 1.2
+
+
+def test_a_state_is_promoted_to_the_dtype_of_the_map():
+    points = find(lambda x, u: jnp.cos(x) * jnp.ones(1), jnp.array([[1.0]], jnp.float32))
+    assert points.x.dtype == jnp.float64
+    assert points.residual[0] <= 4 * EPS
+
+
+def test_a_network_with_more_units_than_run_side_by_side_agrees_with_hybr():
+    rng = np.random.default_rng(0)
+    network = PascanuRNN(jnp.asarray(3 * rng.standard_normal((9, 9)) / 3), None, jnp.asarray(rng.standard_normal(9)))
+    starts = jnp.asarray(rng.standard_normal((6, 9)))
+    ours, theirs = find(network, starts), find(network, starts, solver="hybr")
+    assert len(ours) == len(theirs) == 1
+    gap = np.abs(np.asarray(ours.multipliers[0]) - 1).min()
+    np.testing.assert_allclose(ours.x, theirs.x, atol=100 * TOL / gap)
+
+
+def test_a_map_that_is_a_pytree_is_compiled_once_for_all_its_parameters():
+    traces = []
+
+    class Counted(equinox.Module):
+        gain: jax.Array
+
+        def __call__(self, x, u=None):
+            del u
+            traces.append(x)
+            return jnp.tanh(self.gain * x)
+
+    find(Counted(jnp.array(2.0)), column(-1.0, 0.0, 1.0))
+    once = len(traces)
+    for gain in (1.5, 3.0, 4.0):
+        assert len(find(Counted(jnp.array(gain)), column(-1.0, 0.0, 1.0))) == 3
+    assert len(traces) == once
+
+
+# Misuse.
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"starts": jnp.zeros(2)}, "starts must be a float array of shape \\(s, n\\)"),
+        ({"starts": jnp.zeros((2, 1), int)}, "starts must be a float array"),
+        ({"starts": jnp.array([[np.nan]])}, "starts must be finite"),
+        ({"starts": jnp.zeros((0, 1))}, "starts must hold at least one start"),
+        ({"starts": jnp.zeros((1, 0))}, "starts must hold at least one start"),
+        ({"starts": "here"}, "starts must be an array of numbers"),
+        ({"solver": "powell"}, "solver must be one of 'newton', 'hybr'"),
+        ({"time": "sometimes"}, "time must be one of 'discrete', 'continuous'"),
+        ({"tol": 0.0}, "tol must be positive"),
+        ({"tol": np.nan}, "tol must be positive"),
+        ({"unique_tol": -1.0}, "unique_tol must be positive"),
+        ({"max_steps": 0}, "max_steps must be a whole number, at least 1"),
+        ({"max_steps": 2.5}, "max_steps must be a whole number"),
+        ({"step": lambda x, u: x[0]}, "step must map"),
+        ({"step": lambda x, u: jnp.zeros(3)}, "step must map"),
+        ({"step": lambda x, u: jnp.zeros(3), "solver": "hybr"}, "step must map"),
+        ({"step": lambda x, u: None}, "step must map"),
+    ],
+)
+def test_find_refuses_wrong_arguments(changed, message):
+    arguments = {"step": lambda x, u: jnp.cos(x), "starts": jnp.zeros((1, 1))} | changed
+    step, starts = arguments.pop("step"), arguments.pop("starts")
+    with pytest.raises(ValueError, match=message):
+        find(step, starts, **arguments)
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"x0": jnp.zeros((1, 1))}, "x0 must be a float array of shape \\(n,\\)"),
+        ({"x0": jnp.zeros(0)}, "x0 must hold at least one unit"),
+        ({"x0": jnp.array([np.inf])}, "x0 must be finite"),
+        ({"method": "newton"}, "method must be one of 'hybr'"),
+        ({"time": "sometimes"}, "time must be one of"),
+        ({"tol": -1e-3}, "tol must be positive"),
+    ],
+)
+def test_solve_refuses_wrong_arguments(changed, message):
+    arguments = {"x0": jnp.zeros(1)} | changed
+    with pytest.raises(ValueError, match=message):
+        solve(lambda x, u: jnp.cos(x), arguments.pop("x0"), **arguments)
+
+
+def test_every_public_name_is_listed():
+    assert fixed_points.__all__ == ["FixedPoints", "find", "solve"]

@@ -1,0 +1,228 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rnn_dynamics import activations
+from rnn_dynamics.jacobians import along, jacobian, transition
+from rnn_dynamics.models import DoyaNeuron, ElmanRNN, PascanuRNN
+from rnn_dynamics.models.reference import Henon, Linear, Logistic, bistable_module
+from rnn_dynamics.simulate import final_state, trajectory
+from tests import reference
+
+EPS = 2.0**-52
+RNG = np.random.default_rng(0)
+W, W_IN, B = (jnp.asarray(RNG.normal(size=shape)) for shape in ((3, 3), (3, 2), (3,)))
+X = jnp.asarray(RNG.normal(size=3))
+INPUTS = jnp.asarray(RNG.normal(size=(30, 2)))
+NETWORK = PascanuRNN(W, W_IN, B, activations.tanh)
+
+
+class Spy(PascanuRNN):
+    """A network whose own derivative is a lie that shows."""
+
+    def jacobian(self, x, u=None):
+        return jnp.full((3, 3), 7.0) + 0 * x + (0 if u is None else u.sum())
+
+
+# One step
+
+
+def test_the_jacobian_of_a_linear_map_is_its_matrix():
+    np.testing.assert_array_equal(jacobian(Linear(W), X), W)
+    np.testing.assert_array_equal(jacobian(lambda x, _: W @ x, X), W)
+
+
+def test_rows_answer_and_columns_ask():
+    np.testing.assert_array_equal(
+        jacobian(lambda x, _: jnp.stack([x[1] ** 2, 0 * x[0]]), jnp.array([5.0, 3.0])), [[0, 6], [0, 0]]
+    )
+
+
+def test_the_jacobian_of_a_network_is_w_diag_slope():
+    slope = 1 - np.tanh(X) ** 2
+    np.testing.assert_allclose(jacobian(NETWORK, X, INPUTS[0]), np.asarray(W) * slope, atol=16 * EPS)
+    np.testing.assert_allclose(jacobian(lambda x, u: NETWORK(x, u), X, INPUTS[0]), np.asarray(W) * slope, atol=16 * EPS)
+
+
+def test_the_jacobians_of_henon_and_logistic_are_their_closed_forms():
+    np.testing.assert_allclose(jacobian(Henon(), jnp.array([0.5, 0.1])), [[-2 * 1.4 * 0.5, 1], [0.3, 0]], rtol=4 * EPS)
+    np.testing.assert_allclose(jacobian(Logistic(3.5), jnp.array([0.2])), [[3.5 * 0.6]], rtol=4 * EPS)
+
+
+def test_a_map_that_knows_its_derivative_is_asked_for_it_with_its_input():
+    spy = Spy(W, W_IN, B)
+    np.testing.assert_array_equal(jacobian(spy, X), np.full((3, 3), 7.0))
+    np.testing.assert_array_equal(jacobian(spy, X, jnp.ones(2)), np.full((3, 3), 9.0))
+    np.testing.assert_array_equal(along(spy, jnp.stack([X, X]), jnp.ones((1, 2)))[0], np.full((3, 3), 9.0))
+
+
+def test_the_input_is_seen():
+    np.testing.assert_array_equal(jacobian(lambda x, u: u["gain"] * x, jnp.ones(1), {"gain": 3.0}), [[3.0]])
+
+
+def test_float32_stays_float32_and_the_wider_dtype_wins():
+    single = X.astype(jnp.float32)
+    assert jacobian(lambda x, _: 2.0 * x, single).dtype == jnp.float32
+    assert jacobian(Linear(W.astype(jnp.float32)), single).dtype == jnp.float32
+    assert jacobian(Linear(W), single).dtype == jnp.float64
+    assert along(Linear(W), jnp.stack([single, single])).dtype == jnp.float64
+
+
+# Along a trajectory
+
+
+@pytest.mark.parametrize("step", [NETWORK, ElmanRNN.from_pascanu(NETWORK), lambda x, u: jnp.tanh(W @ x + W_IN @ u)])
+def test_along_is_the_derivative_of_every_step(step):
+    xs = trajectory(step, X, INPUTS)
+    js = along(step, xs, INPUTS)
+    assert js.shape == (30, 3, 3)
+    h = EPS ** (1 / 3)
+
+    def difference(x, u, v):
+        return (step(x + h * v, u) - step(x - h * v, u)) / (2 * h)
+
+    columns = jax.vmap(jax.vmap(difference, in_axes=(None, None, 0), out_axes=1), in_axes=(0, 0, None))
+    # h²/6 of third derivatives below 2 (tanh) times 4³, and ε/h of terms below 10.
+    np.testing.assert_allclose(js, jax.jit(columns)(xs[:-1], INPUTS, jnp.eye(3)), atol=100 * EPS ** (2 / 3))
+    np.testing.assert_allclose(js[7], jacobian(step, xs[7], INPUTS[7]), atol=16 * EPS)
+
+
+def test_along_an_autonomous_orbit():
+    js = along(lambda x, _: x**2, jnp.array([[2.0], [4.0], [16.0]]))
+    np.testing.assert_array_equal(js[:, 0, 0], [4, 8])
+
+
+def test_along_a_single_state_there_is_no_step():
+    assert along(NETWORK, X[None], INPUTS[:0]).shape == (0, 3, 3)
+    assert along(NETWORK, X[None]).shape == (0, 3, 3)
+
+
+def layer(x, u):
+    w, b = u
+    return jnp.tanh(w @ x + b)
+
+
+def test_depth_is_time():  # the Jacobian of each layer is diag(1 - h²) W
+    weights, biases = jnp.asarray(RNG.normal(size=(5, 3, 3))), jnp.asarray(RNG.normal(size=(5, 3)))
+    hs = trajectory(layer, X, (weights, biases))
+    js = along(layer, hs, (weights, biases))
+    np.testing.assert_allclose(js, (1 - hs[1:, :, None] ** 2) * weights, atol=32 * EPS)
+    whole = transition(layer, X, (weights, biases)).to_array()
+    product = np.linalg.multi_dot(list(np.asarray(js)[::-1]))
+    np.testing.assert_allclose(whole, product, atol=1e3 * EPS * np.linalg.norm(product))
+
+
+# The product of all
+
+
+def test_no_steps_are_the_identity():
+    for came in (transition(NETWORK, X, INPUTS[:0]), transition(lambda x, _: x, X, num_steps=0)):
+        np.testing.assert_array_equal(came.to_array(), np.eye(3))
+
+
+@pytest.mark.parametrize("step", [NETWORK, ElmanRNN.from_pascanu(NETWORK)])
+def test_the_transition_is_the_product_along_and_the_derivative_of_the_last_state(step):
+    came = transition(step, X, INPUTS[:10]).to_array()
+    js = np.asarray(along(step, trajectory(step, X, INPUTS[:10]), INPUTS[:10]))
+    # Ten products of matrices of norm below 5: backward stable in each factor.
+    scale = np.prod(np.linalg.norm(js, 2, axis=(1, 2)))
+    np.testing.assert_allclose(came, np.linalg.multi_dot(list(js[::-1])), atol=10 * 16 * EPS * scale)
+    derivative = jax.jacfwd(lambda x: final_state(step, x, INPUTS[:10]))(X)
+    np.testing.assert_allclose(came, derivative, atol=10 * 16 * EPS * scale)
+
+
+def test_a_linear_maps_transition_is_its_power_at_any_length():
+    # A^T = [[2^-T, (2^T - 2^-T)/1.5], [0, 2^T]] has determinant 1, and for T = 10^5 its largest singular value is
+    # 2^T √(1 + 1/1.5²) to all digits. Every step rounds its factor by a few ε, and the running
+    # logarithm by half an ulp of itself.
+    steps = 100_000
+    a = Linear(jnp.array([[0.5, 1.0], [0.0, 2.0]]))
+    came = transition(a, jnp.zeros(2), num_steps=steps)
+    largest = steps * np.log(2.0) + 0.5 * np.log(1 + 1 / 1.5**2)
+    tolerance = (8 + largest / 2) * EPS * steps
+    np.testing.assert_allclose(came.log_singular_values(), [largest, -largest], rtol=0, atol=tolerance)
+    np.testing.assert_allclose(came.log_norm(), largest, rtol=0, atol=tolerance)
+    np.testing.assert_allclose(came.log_abs_det(), 0, atol=2 * tolerance)
+
+
+def test_rotations_with_growth_keep_all_singular_values_equal():
+    c, s = np.cos(1.0), np.sin(1.0)
+    spiral = Linear(5.0 * jnp.array([[c, -s], [s, c]]))
+    came = transition(spiral, jnp.zeros(2), num_steps=1000)  # 5^1000 is beyond the floats
+    np.testing.assert_allclose(came.log_singular_values(), 1000 * np.log(5.0), atol=8 * EPS * 1000)
+
+
+@pytest.mark.parametrize(("epsilon", "c"), reference.NOTE_3_NORMS)
+def test_note_threes_product_has_its_closed_form_norm(epsilon, c):
+    matrix = c * jnp.array([[0.0, 2.0], [epsilon, 0.0]])
+    came = transition(Linear(matrix), jnp.zeros(2), num_steps=50)
+    # 10 digits are given; 50 steps of a few ε are far below.
+    np.testing.assert_allclose(np.exp(came.log_norm()), reference.NOTE_3_NORMS[epsilon, c], rtol=1e-9)
+
+
+def test_on_its_unstable_point_doyas_transition_is_its_closed_form():
+    point = reference.DOYA_UNSTABLE_POINT
+    neuron = DoyaNeuron(w=point["w"], b=point["b"], epsilon=0.1)
+    came = transition(neuron, jnp.array([point["x"]]), num_steps=100_000)
+    expected = 100_000 * np.log1p(0.1 * point["growth_per_epsilon"])
+    np.testing.assert_allclose(came.log_norm(), expected, rtol=0, atol=(8 + expected / 2) * EPS * 100_000)
+
+
+def test_volumes_shrink_as_the_determinants_say():
+    # ln |det| of the product is the sum over the orbit; for Hénon's map T ln b, whatever the orbit.
+    steps, x0 = 1000, jnp.array([-1.0, 2.0])
+    js = along(bistable_module(0.3), trajectory(bistable_module(0.3), x0, num_steps=steps))
+    expected = np.linalg.slogdet(np.asarray(js))[1].sum()
+    tolerance = (64 + abs(expected) / 2) * EPS * steps  # as above; the two orbits settle, and differ by rounding alone
+    came = transition(bistable_module(0.3), x0, num_steps=steps)
+    np.testing.assert_allclose(came.log_abs_det(), expected, rtol=0, atol=tolerance)
+    henon = transition(Henon(), jnp.array([0.1, 0.1]), num_steps=steps)
+    np.testing.assert_allclose(henon.log_abs_det(), steps * np.log(0.3), rtol=0, atol=tolerance)
+    np.testing.assert_allclose(henon.log_singular_values().sum(), steps * np.log(0.3), rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize("num_steps", [0, 2])
+def test_the_transition_has_the_dtype_in_which_the_map_works(num_steps):
+    single = X.astype(jnp.float32)
+    assert transition(Linear(W), single, num_steps=num_steps).u.dtype == jnp.float64
+    assert transition(lambda x, _: 2.0 * x, single, num_steps=num_steps).u.dtype == jnp.float32
+
+
+# Misuse
+
+
+def shrinking(x, _):
+    return x[:1]
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (
+            lambda: jacobian(NETWORK, jnp.array(1.0)),
+            r"x must be a float array of shape \(n,\); got float64 of shape \(\)",
+        ),
+        (lambda: jacobian(NETWORK, jnp.ones(3, int)), r"x must be a float array of shape \(n,\); got int64"),
+        (lambda: jacobian(NETWORK, jnp.full(3, jnp.nan)), "x must be finite; got 3 NaN or infinite of 3"),
+        (
+            lambda: jacobian(NETWORK, jnp.ones(2)),
+            r"x must be a float array of shape \(3,\); got float64 of shape \(2,\)",
+        ),
+        (lambda: jacobian(shrinking, jnp.ones(2)), r"step must map a float state of shape \(2,\) .* shape \(1,\)"),
+        (lambda: along(NETWORK, X), r"xs must be a float array of shape \(T\+1, n\); got float64 of shape \(3,\)"),
+        (lambda: along(NETWORK, jnp.ones((0, 3))), r"xs must hold at least the initial state; got shape \(0, 3\)"),
+        (lambda: along(NETWORK, jnp.full((2, 3), jnp.inf)), "xs must be finite; got 6 NaN or infinite of 6"),
+        (lambda: along(NETWORK, jnp.ones((3, 3)), INPUTS[:3]), "inputs must be 2 steps long, as num_steps says; got 3"),
+        (lambda: along(shrinking, jnp.ones((3, 2))), r"step must map a float state of shape \(2,\)"),
+        (lambda: transition(NETWORK, jnp.ones((2, 3)), INPUTS), r"x0 must be a float array of shape \(n,\)"),
+        (lambda: transition(NETWORK, X), "inputs or num_steps must be given; got neither"),
+        (lambda: transition(NETWORK, X, num_steps=-1), "num_steps must be a whole number, at least 0; got -1"),
+        (lambda: transition(NETWORK, X, INPUTS, num_steps=3), "inputs must be 3 steps long, as num_steps says; got 30"),
+        (lambda: transition(shrinking, jnp.ones(2), num_steps=1), r"step must map a float state of shape \(2,\)"),
+    ],
+)
+@pytest.mark.usefixtures("unchecked")
+def test_misuse_is_refused_by_name(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
