@@ -371,11 +371,11 @@ def _bracket(w, depth):
 
 def _search(w, depth):
     """The largest ρ(wD₁ ··· wD_k)^{1/k} that climbs reach from all units on, the best of smaller k, random masks."""
-    rng, found, effort = np.random.default_rng(0), [], 2**27 // len(w) ** 3
+    rng, found, effort = np.random.default_rng(0), [], 2**19 // len(w) ** 3
     for k in range(1, min(depth, 8) + 1):
         starts = [np.ones((k, len(w))), *(np.tile(m, (k // len(m), 1)) for _, m in found if k % len(m) == 0)]
         starts += [*rng.integers(0, 2, (min(16, effort), k, len(w))).astype(float)]
-        found.append(max((_climb(w, masks, 8 + effort) for masks in starts), key=lambda result: result[0]))
+        found.append(max((_climb(w, masks, 2 * k + 16 * effort) for masks in starts), key=lambda result: result[0]))
     return min(1.0, max(value for value, _ in found))
 
 

@@ -6,6 +6,8 @@ References: Sompolinsky, Crisanti, Sommers (1988); Molgedey, Schuchhardt, Schust
 Engelken, Wolf, Abbott (2023) for the spectrum.
 """
 
+from typing import Any
+
 import _figure
 import jax
 import jax.numpy as jnp
@@ -31,7 +33,7 @@ def largest(w, x0, inputs, num_transient):
 def compute(num_gains: int, num_seeds: int, num_steps: int, num_spectrum_steps: int) -> dict[str, np.ndarray]:
     """λ₁ over gain and size, whole spectra, and λ₁ over the strength of the input."""
     gains, strengths = jnp.linspace(0.4, 2.0, num_gains), jnp.linspace(0.0, 2.0, num_gains)
-    arrays = {"gains": gains, "strengths": strengths}
+    arrays: dict[str, Any] = {"gains": gains, "strengths": strengths}
 
     def draws(n, seed):
         generator = np.random.default_rng(seed)

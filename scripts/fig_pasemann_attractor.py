@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 
 from rnn_dynamics import lyapunov, plotting, simulate
 from rnn_dynamics.models.reference import chaotic_module
@@ -45,7 +46,7 @@ def draw(data: dict[str, np.ndarray]) -> Figure:
         ax.set(xlabel="state $x$", ylabel="state $y$")
     whole.set_title(f"attractor, $D_{{KY}} = {data['dimension']:.4f}$")
     whole.add_patch(
-        plt.Rectangle((box[0][0], box[1][0]), box[0][1] - box[0][0], box[1][1] - box[1][0], fill=False, linewidth=0.8)
+        Rectangle((box[0][0], box[1][0]), box[0][1] - box[0][0], box[1][1] - box[1][0], fill=False, linewidth=0.8)
     )
     piece.set(xlim=box[0], ylim=box[1], title="a piece of it")
     for ax, index in ((upper, 0), (lower, 1)):

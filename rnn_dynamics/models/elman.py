@@ -62,14 +62,15 @@ class ElmanRNN(equinox.Module):
 
     def __call__(self, x: Float[Array, " n"], u: Float[Array, " m"] | None = None) -> Float[Array, " n"]:
         """The next state."""
-        return (1 - self.leak) * x + self.leak * self.activation(self._pre_activation(x, u))
+        return (1 - self.leak) * x + self.leak * self.activation(self.pre_activation(x, u))
 
     def jacobian(self, x: Float[Array, " n"], u: Float[Array, " m"] | None = None) -> Float[Array, "n n"]:
         """∂h'/∂h = (1-α) I + α diag(σ'(W h + W_in u + b)) W."""
-        slope = self.activation.derivative(self._pre_activation(x, u))
+        slope = self.activation.derivative(self.pre_activation(x, u))
         return (1 - self.leak) * jnp.eye(len(x), dtype=x.dtype) + self.leak * slope[:, None] * self.w_rec
 
-    def _pre_activation(self, x, u):
+    def pre_activation(self, x: Float[Array, " n"], u: Float[Array, " m"] | None = None) -> Float[Array, " n"]:
+        """What σ is applied to: W h + W_in u + b."""
         x = _check.floats("x", x, len(self.b), check_finite=False)
         return self.w_rec @ x + drive(self.w_in, u) + self.b
 

@@ -70,6 +70,11 @@ class PascanuRNN(equinox.Module):
     def _state(self, x):
         return _check.floats("x", x, len(self.b), check_finite=False)
 
+    def pre_activation(self, x: Float[Array, " n"], u: Float[Array, " m"] | None = None) -> Float[Array, " n"]:
+        """What σ is applied to: here the state itself."""
+        del u
+        return x
+
     @classmethod
     def initialise(
         cls,

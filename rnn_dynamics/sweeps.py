@@ -1,0 +1,121 @@
+"""One function at many points: a grid of parameters, a list of starts, seeds.
+
+Row 1 of the layer table: no dynamics. `jax.vmap` runs all points side by side, so that the states of a long run travel
+through memory at every step; `sweep` takes them a chunk at a time, on every device there is. Next: `models`.
+"""
+
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import PyTree
+
+from rnn_dynamics import _check
+from rnn_dynamics._compile import jit, top_level
+
+__all__ = ["sweep"]
+
+_CHUNK_ON_CPU, _CHUNK_ELSEWHERE = 1000, 2**17
+"""Points side by side: few enough for their states to stay in a CPU's cache; enough to occupy a GPU."""
+
+
+def sweep(
+    function: Callable, points: PyTree, /, *, chunk: int | None = None, devices: Sequence[jax.Device] | None = None
+) -> PyTree:
+    """A function of one point at many points: `jax.vmap(function)(points)` to rounding, in less memory and time.
+
+    The points are cut into equal chunks; those of one chunk run side by side, and chunk follows chunk. Several devices
+    take equal shares. A CPU counts as one device, for which one core works; `jax.config.update("jax_num_cpu_devices",
+    2)` makes it two, if it comes before anything else is asked of JAX.
+
+    Two kinds of function want `chunk=1`, one point at a time: those with a `while_loop`, which side by side waits for
+    the slowest point, and those that call LAPACK, whose batches can hang when several CPU devices run them at once.
+
+    Args:
+        function: `point -> result`, each any pytree of arrays. It is compiled once for each function object: define it
+            once, outside loops. Derivatives sweep too: `sweep(jax.value_and_grad(error), points)`.
+        points: A pytree of arrays whose leading axis counts the points.
+        chunk: Points side by side, at most; None for 1,000 on a CPU and 131,072 elsewhere.
+        devices: Where to run; None for every device of this process. Inside a caller's `jit`, `vmap` or `grad` it must
+            be None: there the caller decides.
+
+    Returns:
+        The function's result with a new leading axis, the points in the order given.
+
+    Raises:
+        ValueError: function cannot be called; points hold no array, or leading axes that differ; chunk is below 1;
+            devices are empty, or given inside a caller's transformation.
+
+    Example:
+        >>> grid = jnp.stack(jnp.meshgrid(jnp.arange(3.0), jnp.arange(2.0), indexing="ij"), axis=-1).reshape(-1, 2)
+        >>> sweep(lambda point: point[0] * point[1], grid)
+        Array([0., 0., 0., 1., 0., 2.], dtype=float64)
+    """
+    if not callable(function):
+        raise ValueError(f"function must be callable; got {type(function).__name__}")
+    num_points = _num_points(points)
+    if chunk is not None:
+        chunk = _check.count("chunk", chunk, least=1)
+    if devices is not None and not (devices and top_level()):
+        raise ValueError(f"devices must be at least one, and None inside a caller's jit, vmap or grad; got {devices}")
+    if devices is None and (not top_level() or jax.local_device_count() == 1):
+        return _in_chunks(function, points, chunk or _default_chunk(jax.default_backend()))
+    devices = jax.local_devices() if devices is None else list(devices)
+    mesh = Mesh(np.array(devices), ("points",))
+    points = _extended(points, -num_points % len(devices))
+    points = jax.device_put(points, NamedSharding(mesh, PartitionSpec("points")))
+    results = _on_many(function, points, chunk or _default_chunk(devices[0].platform), mesh)
+    return _first(results, num_points)
+
+
+@jit
+def _in_chunks(function, points, chunk):
+    num_points = _num_points(points)
+    num_chunks = max(-(-num_points // chunk), 1)
+    size = -(-num_points // num_chunks)
+    points = _extended(points, num_chunks * size - num_points)
+    chunks = jax.tree.map(lambda leaf: leaf.reshape(num_chunks, size, *leaf.shape[1:]), points)
+    results = jax.lax.map(jax.vmap(function), chunks)
+    return _first(jax.tree.map(lambda leaf: leaf.reshape(num_chunks * size, *leaf.shape[2:]), results), num_points)
+
+
+@jit
+def _on_many(function, points, chunk, mesh):
+    shares = PartitionSpec("points")
+    share = jax.shard_map(
+        lambda points: _in_chunks(function, points, chunk),
+        mesh=mesh,
+        in_specs=shares,
+        out_specs=shares,
+        check_vma=False,  # the bodies of loops in `function` do not say on which device their values differ
+    )
+    return share(points)
+
+
+def _default_chunk(platform):
+    return _CHUNK_ON_CPU if platform == "cpu" else _CHUNK_ELSEWHERE
+
+
+def _num_points(points):
+    shapes = [np.shape(leaf) for leaf in jax.tree.leaves(points)]
+    if not (shapes and all(shapes)) or len({shape[0] for shape in shapes}) > 1:
+        raise ValueError(f"points must be arrays with one leading axis in common; got shapes {shapes}")
+    return shapes[0][0]
+
+
+def _extended(points, missing):
+    """The points, the last one repeated: a chunk or a share that is not full costs as much as a full one."""
+    if missing == 0:
+        return jax.tree.map(jnp.asarray, points)
+
+    def extend(leaf):
+        leaf = jnp.asarray(leaf)
+        return jnp.concatenate([leaf, jnp.broadcast_to(leaf[-1:], (missing, *leaf.shape[1:]))])
+
+    return jax.tree.map(extend, points)
+
+
+def _first(results, num_points):
+    return jax.tree.map(lambda leaf: leaf[:num_points] if len(leaf) > num_points else leaf, results)
