@@ -10,6 +10,7 @@ from typing import TypeVar
 
 import equinox
 import jax
+import jax.core
 from jax.extend.core import get_opaque_trace_state
 from threadpoolctl import threadpool_limits
 
@@ -45,8 +46,9 @@ def jit(function: Function) -> Function:
 
     @functools.cache
     def outer():
-        options = _compiler_options()
-        return equinox.filter_jit(function, compiler_options=options) if options else inner
+        if options := _compiler_options():
+            return equinox.filter_jit(function, compiler_options=options)  # pyright: ignore[reportCallIssue]
+        return inner
 
     @functools.wraps(function)
     def call(*args, **kwargs):

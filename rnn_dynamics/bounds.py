@@ -185,7 +185,7 @@ def joint_spectral_radius(w_rec: Float[Array, "n n"], slope: float, *, depth: in
     if not (_check.known(w_rec) and _check.known(gamma)) or gamma < 0:
         raise ValueError(f"w_rec must be known, slope known and at least 0; got {type(w_rec).__name__}, slope {gamma}")
     with one_blas_thread():
-        d = np.asarray(_scaled_norm(w_rec)[1], float)
+        d = np.asarray(_network_bounds(w_rec, jnp.asarray(gamma, w_rec.dtype)).scaling, float)
         w = d[:, None] / d * np.asarray(w_rec, float)
         num_groups, group = connected_components(w != 0, connection="strong")
         brackets = [_bracket(w[np.ix_(group == g, group == g)], depth) for g in range(num_groups)]

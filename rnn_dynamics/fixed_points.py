@@ -59,11 +59,11 @@ class FixedPoints(equinox.Module):
         chosen = np.atleast_1d(np.arange(len(self))[index])
         renumber = np.full(len(self) + 1, -1)
         renumber[chosen] = np.arange(len(chosen))
-        fields = (self.x, self.residual, self.jacobian, self.multipliers)
-        return FixedPoints(
-            *(jnp.asarray(np.asarray(field)[chosen]) for field in fields), self.stable[chosen], self.kind[chosen],
-            self.status, self.start_residual, renumber[self.reached],
-        )  # fmt: skip
+        x, residual, jacobian, values = (
+            jnp.asarray(np.asarray(field)[chosen]) for field in (self.x, self.residual, self.jacobian, self.multipliers)
+        )
+        stable, kind, reached = self.stable[chosen], self.kind[chosen], renumber[self.reached]
+        return FixedPoints(x, residual, jacobian, values, stable, kind, self.status, self.start_residual, reached)
 
     def __iter__(self) -> Iterator["FixedPoints"]:
         return (self[i] for i in range(len(self)))
@@ -139,8 +139,8 @@ def find(
     jacobian, values = (np.asarray(field)[: len(kept)] for field in _linearise(step, x[padded], u, time))
     kind = _kinds(values, residual[kept], time)
     stable = np.char.startswith(kind, "stable")
-    fields = (jnp.asarray(field) for field in (x[kept], residual[kept], jacobian, values))
-    return FixedPoints(*fields, stable, kind, _STATUS[code], residual, reached)
+    points, floor, jacobian, values = (jnp.asarray(field) for field in (x[kept], residual[kept], jacobian, values))
+    return FixedPoints(points, floor, jacobian, values, stable, kind, _STATUS[code], residual, reached)
 
 
 def solve(
@@ -225,7 +225,8 @@ def _verdict(x, residual, code, tol):
     size = np.abs(x).max(-1)
     far = size > 1 / jnp.finfo(x.dtype).eps
     found = residual <= _allowed(tol, x, size)
-    return np.select([far, found, code == _CONVERGED], [_DIVERGED, _CONVERGED, _MAX_STEPS], code)
+    denied = np.where(code == _CONVERGED, _MAX_STEPS, code)
+    return np.where(far, _DIVERGED, np.where(found, _CONVERGED, denied))
 
 
 def _kinds(multipliers, residual, time):

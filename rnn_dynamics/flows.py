@@ -45,7 +45,7 @@ def integrate(
     Returns:
         The state at each time. From the time on at which the solution blows up, the field is no longer a number, or
         the solver would need more than a million steps to the next time, every entry is infinite. Differentiable in
-        reverse mode (`jax.grad`, `jax.jacrev`); for a derivative forward in time, integrate it beside the state.
+        reverse mode (`jax.grad`, `jax.jacrev`); `push` carries derivatives forward in time.
 
     Raises:
         ValueError: x0 is not a finite float array (n,), times are not increasing, inputs have another length, a
@@ -216,7 +216,8 @@ def _solve(field, x, duration, u, rtol, atol):
         max_steps=_MAX_STEPS,
         throw=False,
     )
-    return jnp.where(solution.result == diffrax.RESULTS.successful, solution.ys[0], jnp.inf)
+    ends = solution.ys[0]  # pyright: ignore[reportOptionalSubscript]
+    return jnp.where(solution.result == diffrax.RESULTS.successful, ends, jnp.inf)
 
 
 def _size(error):

@@ -127,7 +127,8 @@ def push(
         The next state, and the perturbations of it to first order.
 
     Raises:
-        ValueError: x is not a finite float array (n,), tangents are not a finite float array (n, k).
+        ValueError: x is not a finite float array (n,), tangents are not a finite float array (n, k), or step changes
+            the shape of the state.
 
     Example:
         >>> push(lambda x, u: x**2, jnp.array([3.0]), None, jnp.array([[1.0, -0.5]]))
@@ -139,10 +140,11 @@ def push(
 
 @jit
 def _push(step, x, u, tangents):
+    x = _check.next_state(step, x, u)
+    tangents = tangents.astype(x.dtype)
     own = getattr(step, "jacobian", None)
     if own:
-        with jax.default_matmul_precision("highest"):
-            return step(x, u), own(x, u) @ tangents
+        return step(x, u), own(x, u) @ tangents
     image, differential = jax.linearize(lambda x: step(x, u), x)
     return image, jax.vmap(differential, in_axes=1, out_axes=1)(tangents)
 

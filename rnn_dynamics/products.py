@@ -22,6 +22,7 @@ from rnn_dynamics._compile import jit
 __all__ = ["Product", "compose", "cumulative", "from_matrices", "identity", "multiply"]
 
 _GRADED = 1e3  # a factor whose columns differ more than this in size is taken apart before it multiplies
+_SINGULAR = 2e-14  # 90 ε; a random factor comes so near to singular by chance once in 10¹³ steps
 _MAX_SWEEPS = 30  # of Jacobi rotations; about ten are the most ever seen
 _exact = jax.default_matmul_precision("highest")  # else float32 products are TF32 on recent GPUs
 
@@ -246,7 +247,6 @@ def _multiply(matrix, product):
     graded = jnp.max(sizes) > _GRADED * jnp.min(sizes)
     q1, r1 = lax.cond(graded, _by_rows, lambda matrix: (jnp.eye(len(matrix), dtype=matrix.dtype), matrix), matrix)
     c = r1 @ u
-    log_scale = jnp.where(jnp.any(c != 0, axis=0), log_scale, -jnp.inf)
     order, _ = _descending(jnp.log(jnp.max(jnp.abs(c), axis=0)) + log_scale)
     q2, r2 = _row_sorted_qr(jnp.where(log_scale == -jnp.inf, 0, c)[:, order])
     q = lax.cond(graded, jnp.matmul, lambda _, q2: q2, q1, q2)
@@ -295,9 +295,10 @@ def _straight(product):
 @jax.custom_jvp
 def _scaled(q, r, log_scale, v):
     """q·r·diag(e^log_scale)·v as a Product, r upper triangular, its columns sorted by size after scaling."""
-    top = lax.cummax(lax.stop_gradient(log_scale), reverse=True)
+    live = jnp.any(r != 0, axis=0)
+    top = lax.cummax(lax.stop_gradient(jnp.where(live, log_scale, -jnp.inf)), reverse=True)
     top = jnp.where(top == -jnp.inf, 0, top)
-    r = r * jnp.exp(jnp.where(jnp.tri(len(r), dtype=bool).T, log_scale - top[:, None], 0))
+    r = _times_exp(r, jnp.where(jnp.tri(len(r), dtype=bool).T, log_scale - top[:, None], 0))
     zero = ~jnp.any(r != 0, axis=1)
     rows, log_length = _unit(jnp.where(zero[:, None], jnp.eye(len(r), dtype=r.dtype), r) @ v)
     return Product(q, jnp.where(zero, -jnp.inf, top + log_length), rows)
@@ -317,7 +318,7 @@ def _(primals, tangents):
     rows = (jnp.where(zero[:, None], dr, 0) * jnp.exp(jnp.minimum(log_scale - top, 0))) @ v
     gram = jnp.where(both, product.v @ product.v.T, jnp.eye(len(v), dtype=v.dtype))
     part = jnp.linalg.solve(gram, jnp.where(zero[:, None], 0, product.v @ rows.T)).T
-    turn = part * jnp.exp(jnp.where(zero, 0, top - jnp.where(zero, 0, product.log_scale)))
+    turn = _times_exp(part, jnp.where(zero, 0, top - jnp.where(zero, 0, product.log_scale)))
     return product, Product(change.u + q @ (turn - turn.T), change.log_scale, change.v)
 
 
@@ -328,6 +329,11 @@ def _unit(rows):
     size = jnp.where(zero, 1, size)
     length = jnp.sqrt(jnp.where(zero, 1, jnp.sum((rows / size[:, None]) ** 2, axis=1)))
     return rows / size[:, None] / length[:, None], jnp.where(zero, -jnp.inf, jnp.log(size) + jnp.log(length))
+
+
+def _times_exp(a, exponent):
+    """a·e^exponent where that is of moderate size, so that the exponent can be too large only where a = 0."""
+    return a * jnp.exp(jnp.minimum(exponent, jnp.log(jnp.finfo(a.dtype).max) - 1))
 
 
 def _descending(sizes):
@@ -347,13 +353,13 @@ def _row_sorted_qr(a):
 def _qr(a):
     """A = Q·R, with exact zeros for the rows of R that rounding alone could have left: A is singular there."""
     q, r = jnp.linalg.qr(a)
-    rows, columns = (jnp.max(jnp.abs(a), axis=axis) for axis in (1, 0))
-    noise = jnp.abs(r) <= _noise(a) * jnp.minimum(rows[:, None], columns)
-    return q, jnp.where(jnp.all(noise, axis=1)[:, None], 0, r)
+    return q, jnp.where(jnp.all(_noise(r, a), axis=1)[:, None], 0, r)
 
 
-def _noise(a):
-    return max(len(a), 10) * jnp.finfo(a.dtype).eps
+def _noise(rest, whole):
+    """Where what is left of a matrix is within rounding of 0, as its row and its column had been."""
+    rows, columns = (jnp.max(jnp.abs(whole), axis=axis, keepdims=True) for axis in (1, 0))
+    return jnp.abs(rest) <= max(_SINGULAR, jnp.finfo(rest.dtype).eps) * jnp.minimum(rows, columns)
 
 
 @_qr.defjvp
@@ -384,12 +390,9 @@ def _compose(later, earlier):
 
 def _eliminate(b, left, right):
     """diag(e^left)·b·diag(e^right) = columns·diag(e^log_scale)·rows, no entry of either above 1 in size."""
-    n, limits = len(b), jnp.finfo(b.dtype)
-    lowest = -limits.max / 16  # stands for -inf, so that differences are never NaN
+    n = len(b)
+    lowest = -jnp.finfo(b.dtype).max / 16  # stands for -inf, so that differences are never NaN
     left, right = jnp.maximum(left, lowest), jnp.maximum(right, lowest)
-
-    def times_exp(b, exponent):  # |b·e^exponent| ≤ 1, so the cap binds only where b = 0
-        return b * jnp.exp(jnp.minimum(exponent, jnp.log(limits.max) - 1))
 
     def eliminate(carry, _):
         b, row_free, column_free = carry
@@ -403,11 +406,12 @@ def _eliminate(b, left, right):
         column = jnp.where(row_free & ~zero, b[:, j] / pivot, 0)
         row = jnp.where(column_free & ~zero, b[i] / pivot, 0)
         log_pivot = jnp.where(zero, -jnp.inf, jnp.log(jnp.abs(pivot)) + left[i] + right[j])
-        signed_row = jnp.sign(pivot) * (times_exp(row, right - right[j]) + at_j)
+        signed_row = jnp.sign(pivot) * (_times_exp(row, right - right[j]) + at_j)
         b = b - pivot * jnp.outer(column, row)
-        return (b, row_free, column_free), (times_exp(column, left - left[i]) + at_i, log_pivot, signed_row)
+        b = jnp.where(_noise(b, whole), 0, b)
+        return (b, row_free, column_free), (_times_exp(column, left - left[i]) + at_i, log_pivot, signed_row)
 
-    free = jnp.ones(n, bool)
+    whole, free = b, jnp.ones(n, bool)
     columns, log_scale, rows = lax.scan(eliminate, (b, free, free), length=n)[1]
     return columns.T, log_scale, rows
 
@@ -482,7 +486,7 @@ def _jacobi(log_scale, v):
     √(1 + t²ρ²): only the ratio ρ ≤ 1 is ever formed. In one sweep every two rows meet, k-th from the front with k-th
     from the back; after each round all but the first move on by one place.
     """
-    n, noise = len(v), _noise(v)
+    n, noise = len(v), max(len(v), 10) * jnp.finfo(v.dtype).eps
     floor = -jnp.finfo(v.dtype).max / 16  # stands for -inf, so that differences are never NaN
     bye = (0, n % 2)  # an odd number of rows is filled up with a zero row
     front = jnp.arange(n + n % 2) < (n + 1) // 2

@@ -85,15 +85,14 @@ def classify(
         raise ValueError(f"tol must be at least 0; got {tol}")
     if values.ndim > 1:
         return np.array([classify(row, time=time, tol=tol) for row in values], dtype=str).reshape(values.shape[:-1])
-    if tol is None:
-        tol = 100 * np.finfo(values.dtype).eps * max(1.0, np.abs(values).max())
-    excess = np.abs(values) - 1 if time == "discrete" else values.real
-    form = "focus" if (np.abs(values.imag) > tol).any() else "node"
-    if (excess > tol).any() and (excess < -tol).any():
+    width = 100 * np.finfo(values.dtype).eps * max(1.0, np.abs(values).max()) if tol is None else tol
+    excess = np.abs(values) - 1 if time == "discrete" else np.real(values)
+    form = "focus" if (np.abs(np.imag(values)) > width).any() else "node"
+    if (excess > width).any() and (excess < -width).any():
         return "saddle"
-    if (excess < -tol).all():
+    if (excess < -width).all():
         return f"stable {form}"
-    return f"unstable {form}" if (excess > tol).all() else "marginal"
+    return f"unstable {form}" if (excess > width).all() else "marginal"
 
 
 @jit

@@ -22,7 +22,7 @@ _CHUNK_ON_CPU, _CHUNK_ELSEWHERE = 1000, 2**17
 
 
 def sweep(
-    function: Callable, points: PyTree, /, *, chunk: int | None = None, devices: Sequence[jax.Device] | None = None
+    function: Callable, points: PyTree, /, *, chunk: int | None = None, devices: Sequence | None = None
 ) -> PyTree:
     """A function of one point at many points: `jax.vmap(function)(points)` to rounding, in less memory and time.
 
@@ -55,15 +55,18 @@ def sweep(
     """
     if not callable(function):
         raise ValueError(f"function must be callable; got {type(function).__name__}")
-    num_points = _num_points(points)
+    points = _as_points(points)
     if chunk is not None:
         chunk = _check.count("chunk", chunk, least=1)
-    if devices is not None and not (devices and top_level()):
-        raise ValueError(f"devices must be at least one, and None inside a caller's jit, vmap or grad; got {devices}")
+    if devices is not None and not top_level():
+        raise ValueError(f"devices must be None inside a caller's jit, vmap or grad; got {devices}")
+    if devices is not None and len(devices) == 0:
+        raise ValueError("devices must be one or more; got none")
     if devices is None and (not top_level() or jax.local_device_count() == 1):
         return _in_chunks(function, points, chunk or _default_chunk(jax.default_backend()))
     devices = jax.local_devices() if devices is None else list(devices)
     mesh = Mesh(np.array(devices), ("points",))
+    num_points = _num_points(points)
     points = _extended(points, -num_points % len(devices))
     points = jax.device_put(points, NamedSharding(mesh, PartitionSpec("points")))
     results = _on_many(function, points, chunk or _default_chunk(devices[0].platform), mesh)
@@ -98,23 +101,28 @@ def _default_chunk(platform):
     return _CHUNK_ON_CPU if platform == "cpu" else _CHUNK_ELSEWHERE
 
 
-def _num_points(points):
-    shapes = [np.shape(leaf) for leaf in jax.tree.leaves(points)]
+def _as_points(points):
+    try:
+        points = jax.tree.map(jnp.asarray, points)
+    except TypeError as error:
+        raise ValueError(f"points must be arrays of numbers or keys; got {points!r}") from error
+    shapes = [leaf.shape for leaf in jax.tree.leaves(points)]
     if not (shapes and all(shapes)) or len({shape[0] for shape in shapes}) > 1:
         raise ValueError(f"points must be arrays with one leading axis in common; got shapes {shapes}")
-    return shapes[0][0]
+    return points
+
+
+def _num_points(points):
+    return len(jax.tree.leaves(points)[0])
 
 
 def _extended(points, missing):
     """The points, the last one repeated: a chunk or a share that is not full costs as much as a full one."""
     if missing == 0:
-        return jax.tree.map(jnp.asarray, points)
-
-    def extend(leaf):
-        leaf = jnp.asarray(leaf)
-        return jnp.concatenate([leaf, jnp.broadcast_to(leaf[-1:], (missing, *leaf.shape[1:]))])
-
-    return jax.tree.map(extend, points)
+        return points
+    return jax.tree.map(
+        lambda leaf: jnp.concatenate([leaf, jnp.broadcast_to(leaf[-1:], (missing, *leaf.shape[1:]))]), points
+    )
 
 
 def _first(results, num_points):

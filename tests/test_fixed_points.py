@@ -11,7 +11,6 @@ import scipy.optimize
 from rnn_dynamics import fixed_points
 from rnn_dynamics.fixed_points import FixedPoints, find, solve
 from rnn_dynamics.models.doya import DoyaNeuron
-from rnn_dynamics.models.pascanu import PascanuRNN
 from rnn_dynamics.models.reference import Henon, Linear, Logistic, bistable_module, chaotic_module
 from tests import reference
 
@@ -37,6 +36,7 @@ ZOO = {
     "overflow": lambda x: 1e200 * (x**3 - 1.0),
     "half a line": lambda x: 1 + jnp.log(x),  # a double root at 1, no map left of 0
     "corner": jnp.sqrt,
+    "pitfall": lambda x: jnp.sqrt(x) - 0.5,
 }
 """Maps of one unit, well and badly behaved."""
 
@@ -239,7 +239,7 @@ def test_the_logistic_map_rests_at_zero_and_at_one_minus_one_over_r(r, kinds):
     assert points.kind[by_multiplier].tolist() == [f"{kind} node" for kind in kinds.split()]
 
 
-@pytest.mark.parametrize("n", [1, 9, 50])  # 9 and 50 go one start after the other
+@pytest.mark.parametrize("n", [1, 9])  # from 9 on the starts run one after the other
 def test_an_affine_map_has_the_one_fixed_point_of_its_linear_system(n):
     rng = np.random.default_rng(n)
     a, c = rng.standard_normal((n, n)) / n**0.5, rng.standard_normal(n)
@@ -382,14 +382,12 @@ def test_each_start_is_judged_alone():
     assert abs(points.x[0, 0] - 1) < UNIQUE_TOL * 2
 
 
-def test_a_start_residual_is_never_nan():
-    rng = np.random.default_rng(0)
-    points = find(lambda x, u: jnp.sqrt(x) - jnp.log(x[::-1]), jnp.asarray(rng.uniform(-1, 3, (40, 2))))
-    assert not np.isnan(points.start_residual).any()
-    never = np.isinf(points.start_residual)
-    assert (points.status[never] == "non_finite").all()
-    assert (points.start_residual[points.status == "converged"] <= 10 * TOL).all()
-    assert 0 < never.sum() < 40
+def test_a_run_that_leaves_the_maps_domain_keeps_the_least_residual_it_met():
+    points = find(zoo, column(0.01, 0.3, -1.0), which("pitfall"))  # √x - 1/2 < x: Newton's method falls below 0
+    assert points.status.tolist() == ["non_finite"] * 3
+    assert (points.start_residual[:2] >= 0.25).all()  # the least of x + 1/2 - √x, at x = 1/4
+    assert (points.start_residual[:2] <= [0.41, 0.3]).all()
+    assert points.start_residual[2] == np.inf
 
 
 def test_a_shift_has_no_fixed_point_however_far_out_it_is_looked_for():
@@ -599,16 +597,6 @@ def test_a_state_is_promoted_to_the_dtype_of_the_map():
     points = find(Logistic(jnp.array(2.5, float)), jnp.array([[0.5]], jnp.float32))
     assert points.x.dtype == jnp.float64
     np.testing.assert_allclose(points.x, [[0.6]], atol=4 * EPS)
-
-
-def test_a_network_with_more_units_than_run_side_by_side_agrees_with_hybr():
-    rng = np.random.default_rng(0)
-    network = PascanuRNN(jnp.asarray(3 * rng.standard_normal((9, 9)) / 3), None, jnp.asarray(rng.standard_normal(9)))
-    starts = jnp.asarray(rng.standard_normal((6, 9)))
-    ours, theirs = find(network, starts), find(network, starts, solver="hybr")
-    assert len(ours) == len(theirs) == 1
-    gap = np.abs(np.asarray(ours.multipliers[0]) - 1).min()
-    np.testing.assert_allclose(ours.x, theirs.x, atol=100 * TOL / gap)
 
 
 def test_a_map_that_is_a_pytree_is_compiled_once_for_all_its_parameters():

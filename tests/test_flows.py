@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from rnn_dynamics import flows
-from rnn_dynamics.flows import Euler, euler, integrate
+from rnn_dynamics.flows import Euler, euler, integrate, push
 from rnn_dynamics.models import DoyaNeuron
 from rnn_dynamics.simulate import final_state, trajectory
 from tests import reference
@@ -27,9 +27,11 @@ class Quadratic(equinox.Module):
         self.a, self.c = jnp.asarray(a, dtype) * jnp.ones((2, 2), dtype), jnp.asarray(c, dtype)
 
     def __call__(self, x, u):
-        return self.a @ x + self.c * x**2 + (0.0 if u is None else u)
+        TRACES.append(None)
+        return self.a @ x + self.c * x**2 + (0.0 if u is None else jnp.where(u["on"], u["push"], 0.0))
 
 
+TRACES = []
 DECAY, ROTATION = Quadratic(-jnp.eye(2)), Quadratic(TURN)
 
 
@@ -65,13 +67,14 @@ def test_doyas_flow_is_the_computed_one(b, x0, t):
 
 
 def test_a_tighter_tolerance_is_more_accurate():
-    times = jnp.array([0.0, 5.0, 6.0, 7.0])
-    errors = [
-        abs(integrate(DECAY, ONES, times, rtol=rtol, atol=1e-3 * rtol)[1, 0] / np.exp(-5.0) - 1)
-        for rtol in (1e-4, 1e-13)
-    ]
+    times, ends, traces = jnp.array([0.0, 5.0, 6.0, 7.0]), [], []
+    for rtol in (1e-4, 1e-13):
+        ends.append(integrate(DECAY, ONES, times, rtol=rtol, atol=1e-3 * rtol)[1, 0])
+        traces.append(len(TRACES))
+    errors = np.abs(np.array(ends) / np.exp(-5.0) - 1)
     assert errors[1] < 1e-12
     assert 1e-3 > errors[0] > 1e3 * errors[1]
+    assert traces[0] == traces[1]  # and is not another program
 
 
 def test_an_absolute_tolerance_ends_the_effort():
@@ -80,29 +83,22 @@ def test_an_absolute_tolerance_ends_the_effort():
     assert 1e-8 < abs(loose - np.exp(-20.0)) < 1e-2
 
 
-def test_inputs_are_held_from_their_time_to_the_next():
+def test_inputs_are_held_from_their_time_to_the_next_and_may_be_any_pytree():
     # x' = u: a polygon; and x' = -x + u, whose pieces are exponentials.
-    times, inputs = jnp.array([0.0, 1.0, 1.5, 4.0]), jnp.array([[2.0], [-4.0], [1.0]])
+    times = jnp.array([0.0, 1.0, 1.5, 4.0])
+    inputs = {"push": jnp.array([[2.0], [-4.0], [1.0]]), "on": jnp.array([True, True, False])}
     polygon = integrate(Quadratic(0.0), ONES, times, inputs=inputs)
-    np.testing.assert_allclose(polygon[:, 0], [1, 3, 1, 3.5], rtol=ACCURACY)
+    np.testing.assert_allclose(polygon[:, 0], [1, 3, 1, 1], rtol=ACCURACY)
     expected = [1.0]
-    for length, u in zip((1.0, 0.5, 2.5), (2.0, -4.0, 1.0), strict=True):
+    for length, u in zip((1.0, 0.5, 2.5), (2.0, -4.0, 0.0), strict=True):
         expected.append(u + (expected[-1] - u) * np.exp(-length))
     np.testing.assert_allclose(integrate(DECAY, ONES, times, inputs=inputs)[:, 0], expected, rtol=ACCURACY)
 
 
-def test_inputs_may_be_any_pytree():
-    inputs = {"gain": jnp.array([1.0, 2.0]), "on": jnp.array([True, False])}
-    xs = integrate(
-        lambda x, u: jnp.where(u["on"], u["gain"], 0.0) * x, jnp.ones(1), jnp.array([0.0, 1.0, 2.0]), inputs=inputs
-    )
-    np.testing.assert_allclose(xs[:, 0], [1, np.e, np.e], rtol=ACCURACY)
-
-
 def test_one_time_is_the_initial_state():
-    np.testing.assert_array_equal(integrate(decay, jnp.ones(1), jnp.array([3.0])), [[1.0]])
-    driven = jax.eval_shape(lambda: integrate(decay, jnp.ones(1), jnp.array([3.0]), inputs=jnp.zeros((0, 1))))
-    assert driven.shape == (1, 1)
+    for inputs in (None, jnp.zeros((0, 1))):
+        came = jax.make_jaxpr(lambda x, inputs=inputs: integrate(decay, x, jnp.array([3.0]), inputs=inputs))(ONES)
+        assert came.out_avals[0].shape == (1, 2)
 
 
 # Blow-up
@@ -111,7 +107,7 @@ def test_one_time_is_the_initial_state():
 def test_a_blow_up_is_infinite_from_then_on_and_never_nan():
     # x = 1/(1 - t), beside a component that decays.
     times = jnp.array([0.0, 0.5, 1.5, 2.0])
-    for inputs in (None, jnp.zeros((3, 1))):
+    for inputs in (None, {"push": jnp.zeros((3, 1)), "on": jnp.array([True, True, True])}):
         xs = integrate(Quadratic(jnp.diag(jnp.array([0.0, -1.0])), (1.0, 0.0)), ONES, times, inputs=inputs)
         np.testing.assert_allclose(xs, [[1, 1], [2, np.exp(-0.5)], [np.inf] * 2, [np.inf] * 2], rtol=4 * ACCURACY)
 
@@ -194,23 +190,39 @@ def test_the_derivative_by_a_parameter_is_that_of_the_solution():  # x = e^{-pt}
     np.testing.assert_allclose(jax.grad(end)(0.7), -2 * np.exp(-1.4), rtol=ACCURACY)
 
 
-def test_the_derivative_forward_in_time_is_integrated_beside_the_state():
+# Derivatives forward in time
+
+
+def test_perturbations_are_pushed_by_the_exponential_of_a_linear_field():
+    x, v = push(ROTATION, jnp.array([1.0, 0.0]), jnp.array([[1.0, 0.0, 2.0], [0.0, 1.0, 2.0]]), 1.0)
+    c, s = np.cos(1.0), np.sin(1.0)
+    np.testing.assert_allclose(x, [c, s], atol=ACCURACY)
+    np.testing.assert_allclose(v, [[c, -s, 2 * (c - s)], [s, c, 2 * (s + c)]], atol=2 * ACCURACY)
+    x, v = push(Quadratic(0.0, (1.0, 1.0)), ONES, jnp.ones((2, 3)), 1.5)  # x² from 1 blows up at t = 1
+    np.testing.assert_array_equal(v, np.full((2, 3), np.inf))
+    np.testing.assert_array_equal(x, np.full(2, np.inf))
+
+
+def test_parameters_are_states_that_stand_still():
     # Doya's neuron on its unstable point: dx/dx_0 = e^{t/4}, dx/db = e^{t/4} - 1, dx/dw = half of that (closed form).
     point = reference.DOYA_UNSTABLE_POINT
 
-    def variation(z, _):
-        def velocity(x, w, b):
-            return DoyaNeuron(w=w, b=b).velocity(x)
+    def field(z, u):
+        x, w, b = z[:1], z[1], z[2]
+        return jnp.concatenate([DoyaNeuron(w=w, b=b, w_in=1.0).velocity(x, u), jnp.zeros(2)])
 
-        x, by_x0, by_b, by_w = z[:1], z[1:2], z[2:3], z[3:]
-        at = (x, jnp.array(point["w"]), jnp.array(point["b"]))
-        push = jax.jacfwd(velocity, argnums=(0, 1, 2))(*at)
-        slope = push[0][0]
-        return jnp.concatenate([velocity(*at), slope * by_x0, slope * by_b + push[2], slope * by_w + push[1]])
-
-    z = integrate(variation, jnp.array([point["x"], 1.0, 0.0, 0.0]), jnp.array([0.0, 8.0]))[-1]
+    z, v = push(field, jnp.array([point["x"], point["w"], point["b"]]), jnp.eye(3), jnp.array(8.0), jnp.array(0.0))
     growth = np.exp(point["growth_per_epsilon"] * 8.0)
-    np.testing.assert_allclose(z, [0.5, growth, growth - 1, (growth - 1) / 2], rtol=10 * ACCURACY)
+    np.testing.assert_allclose(z, [0.5, 5.0, -2.5], rtol=ACCURACY)
+    np.testing.assert_allclose(v[0], [growth, (growth - 1) / 2, growth - 1], rtol=10 * ACCURACY)
+    np.testing.assert_array_equal(v[1:], [[0, 1, 0], [0, 0, 1]])
+
+
+def test_pushing_takes_the_dtype_in_which_the_field_works():
+    single = [ONES.astype(jnp.float32), jnp.eye(2, dtype=jnp.float32)]
+    for field, dtype in ((decay, jnp.float32), (DECAY, jnp.float64)):
+        came = jax.eval_shape(lambda x, v, field=field: push(field, x, v, 1.0), *single)
+        assert [part.dtype for part in came] == [dtype, dtype]
 
 
 def test_a_traced_tolerance_is_taken():
@@ -223,7 +235,6 @@ def test_a_traced_tolerance_is_taken():
 
 def test_eulers_map_passes_the_contract():
     check_map(euler(DoyaNeuron(w=5.0, b=-2.4, w_in=0.7).velocity, 0.1), jnp.array([0.3]), jnp.array(0.2))
-    check_map(euler(lambda x, u: jnp.tanh(x) - u, jnp.array(0.5)), jnp.array([0.3, -0.2]), jnp.ones(2))
 
 
 def test_doyas_neuron_is_the_euler_map_of_its_velocity():
@@ -290,6 +301,24 @@ def test_eulers_map_approaches_the_flow():
 def test_integrate_refuses_misuse_by_name(arguments, options, message):
     with pytest.raises(ValueError, match=message):
         integrate(*arguments, **options)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "message"),
+    [
+        ((decay, jnp.ones((2, 1)), jnp.eye(2), 1.0), {}, r"x must be a float array of shape \(n,\); got .* \(2, 1\)"),
+        ((decay, ONES, jnp.eye(3), 1.0), {}, r"tangents must be a float array of shape \(2, k\); got .* \(3, 3\)"),
+        ((decay, ONES, jnp.full((2, 1), jnp.nan), 1.0), {}, "tangents must be finite; got 2 NaN or infinite of 2"),
+        ((decay, ONES, jnp.eye(2), 0.0), {}, r"duration must be positive; got 0\.0"),
+        ((decay, ONES, jnp.eye(2), 1.0), {"rtol": -1.0}, r"rtol must be positive; got -1\.0"),
+        ((decay, ONES, jnp.eye(2), 1.0), {"atol": 0.0}, r"atol must be positive; got 0\.0"),
+        ((lambda x, _: x[:1], ONES, jnp.eye(2), 1.0), {}, r"field must map a float state of shape \(2,\)"),
+    ],
+)
+@pytest.mark.usefixtures("unchecked")
+def test_push_refuses_misuse_by_name(arguments, options, message):
+    with pytest.raises(ValueError, match=message):
+        push(*arguments, **options)
 
 
 @pytest.mark.parametrize("make", [euler, Euler])

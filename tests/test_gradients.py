@@ -1,4 +1,4 @@
-"""Clipping: the law ‖clipped‖ = min(‖g‖, max), at every length a float can have and at none."""
+"""Gradients: clipping keeps ‖clipped‖ = min(‖g‖, max) at every length; back through time nothing is lost."""
 
 import equinox
 import jax
@@ -7,8 +7,9 @@ import numpy as np
 import optax
 import pytest
 
-from rnn_dynamics import gradients
-from rnn_dynamics.models.doya import DoyaNeuron
+from rnn_dynamics import gradients, simulate
+from rnn_dynamics.activations import sigmoid
+from rnn_dynamics.models import DoyaNeuron, PascanuRNN
 
 EPS = np.finfo(float).eps
 VECTORS = np.random.default_rng(0).standard_normal((40, 7)) * 10.0 ** np.linspace(-300, 300, 40)[:, None]
@@ -181,3 +182,209 @@ def test_the_structure_survives_with_equinox_filters():
     assert jax.tree.structure(clipped) == jax.tree.structure(slope)
     np.testing.assert_allclose(np.linalg.norm(jax.tree.leaves(clipped)), 1e-3, rtol=12 * EPS)
     assert norm > 1e-3
+
+
+# Back through time: backpropagate, contributions, omega
+
+# One unit x' = w σ(x) + b over 50 steps from 0.5, E = (σ(x_50) - 0.7)²; mpmath, 50 digits:
+# the terms of dE/db by step k, their sum, Ω of eq. 9 and with squared ratios (eq. 10)
+UNIT = {
+    (5.0, -2.5): (
+        {1: 7.37731772765e-11, 10: 2.16184915475e-10, 25: 2.39669278215e-7, 40: 3.1818200323e-4, 49: 0.023798596907,
+         50: 0.0384379107288},
+        0.100925017636868, 6.05733886048397, 16.1564543511003,
+    ),
+    (3.0, -1.5): (
+        {1: -7.00204792422e-8, 25: -7.52543148119e-5, 50: -0.0999999661845},
+        -0.399999616141631, 3.17840625903591, 9.7065408796588,
+    ),
+    (5.0, -2.61): (
+        {1: 0.00873929421266, 10: 0.0021355375426, 25: 0.000476281853407, 40: 0.00337361395992, 50: 0.0324778838463},
+        0.2218531622, None, None,
+    ),
+}  # fmt: skip
+
+
+def unit(w, b):
+    return PascanuRNN(jnp.array([[w]]), None, jnp.array([b]))
+
+
+def unit_loss(x):
+    return (sigmoid(x[0]) - 0.7) ** 2
+
+
+def driven_network(n=7, m=2, num_steps=40):
+    network = PascanuRNN.initialise("gaussian", n, m, seed=4, gain=1.3)
+    inputs = jnp.asarray(np.random.default_rng(5).standard_normal((num_steps, m)))
+    return network, 0.3 * jnp.arange(1.0, n + 1), inputs
+
+
+@pytest.mark.parametrize(("w", "b"), UNIT)
+def test_temporal_contributions_of_one_unit_have_their_published_values(w, b):
+    terms, total, _, _ = UNIT[w, b]
+    found = gradients.contributions(unit(w, b), jnp.array([0.5]), None, unit_loss, num_steps=50).b[:, 0]
+    # printed to 12 digits; rounding of 50 steps that multiply by at most 1.25: 50 · 1.25^50 is only met on the wall
+    np.testing.assert_allclose([found[k - 1] for k in terms], list(terms.values()), rtol=5e-12)
+    assert float(found.sum()) == pytest.approx(total, rel=1e-9)
+
+
+@pytest.mark.parametrize(("w", "b"), list(UNIT)[:2])
+def test_omega_of_one_unit_has_its_published_values(w, b):
+    *_, plain, squared = UNIT[w, b]
+    xs = simulate.trajectory(unit(w, b), jnp.array([0.5]), num_steps=50)
+    directions, log_norms = gradients.backpropagate(unit(w, b), xs, None, jax.grad(unit_loss)(xs[-1]))
+    for cotangents in (directions[1:], (directions * jnp.exp(log_norms)[:, None])[1:]):  # only directions count
+        assert float(gradients.omega(unit(w, b), xs, None, cotangents)) == pytest.approx(plain, rel=1e-13)
+        assert float(gradients.omega(unit(w, b), xs, None, cotangents, squared=True)) == pytest.approx(
+            squared, rel=1e-13
+        )
+
+
+def test_contributions_sum_to_the_gradient_for_every_parameter():
+    network, x0, inputs = driven_network()
+
+    def loss(x):
+        return jnp.sum(jnp.sin(x)) ** 2
+
+    terms = gradients.contributions(network, x0, inputs, loss)
+    exact = equinox.filter_grad(lambda network: loss(simulate.final_state(network, x0, inputs)))(network)
+    for term, gradient in zip(jax.tree.leaves(terms), jax.tree.leaves(exact), strict=True):
+        assert term.shape == (40, *gradient.shape)
+        # two orders of summing the same 40 terms
+        np.testing.assert_allclose(term.sum(axis=0), gradient, rtol=0, atol=1e-13 * np.abs(term).sum(axis=0).max())
+
+
+def test_contributions_leave_integer_leaves_alone():
+    class Counting(equinox.Module):
+        w: jax.Array
+        times: jax.Array
+
+        def __call__(self, x, u=None):
+            del u
+            return self.w * x + 0.0 * self.times
+
+    terms = gradients.contributions(Counting(jnp.array(0.5), jnp.array(3)), jnp.ones(1), None, jnp.sum, num_steps=4)
+    # x_T = w^T: the term of step k is w^(T-k) x_{k-1} = w^(T-1), whichever k
+    np.testing.assert_allclose(terms.w, np.full(4, 0.5**3), rtol=1e-15)
+    assert terms.times is None
+
+
+def test_back_propagated_gradients_are_those_of_autodiff_at_every_step():
+    network, x0, inputs = driven_network()
+    xs = simulate.trajectory(network, x0, inputs)
+    cotangent = jnp.arange(1.0, 8.0)
+    directions, log_norms = gradients.backpropagate(network, xs, inputs, cotangent)
+    for k in (0, 1, 17, 39, 40):
+        exact = jax.vjp(lambda x, k=k: simulate.final_state(network, x, inputs[k:], num_steps=40 - k), xs[k])[1](
+            cotangent
+        )[0]
+        np.testing.assert_allclose(
+            directions[k] * jnp.exp(log_norms[k]), exact, rtol=0, atol=1e-12 * np.abs(exact).max()
+        )
+    np.testing.assert_allclose(np.linalg.norm(directions, axis=1), 1, rtol=0, atol=1e-15 * 7)
+
+
+@pytest.mark.parametrize("factor", [1e-3, 1e3])
+def test_back_propagated_gradients_neither_underflow_nor_overflow(factor):
+    # 5,000 steps by a rotation times 10^∓3: the gradient is 10^∓15,000
+    rotation = factor * jnp.array([[0.6, -0.8], [0.8, 0.6]])
+    xs = jnp.zeros((5001, 2))
+    directions, log_norms = gradients.backpropagate(lambda x, u: rotation @ x, xs, None, jnp.array([3e200, 4e200]))
+    expected = np.log(5e200) + np.arange(5000, -1, -1) * np.log(factor)
+    np.testing.assert_allclose(log_norms, expected, rtol=1e-13)
+    assert np.isfinite(directions).all()
+
+
+def test_a_gradient_that_is_exactly_zero_stays_zero_and_its_logarithm_is_minus_infinity():
+    step = lambda x, u: u * x  # noqa: E731
+    inputs = jnp.array([[1.0], [0.0], [1.0]])
+    directions, log_norms = gradients.backpropagate(step, jnp.ones((4, 1)), inputs, jnp.ones(1))
+    assert log_norms.tolist() == [-np.inf, -np.inf, 0.0, 0.0]
+    assert directions[:, 0].tolist() == [0.0, 0.0, 1.0, 1.0]
+    # such steps have no ratio: Ω counts the two others, whose gradients come to 0 and to 1
+    assert float(gradients.omega(step, jnp.ones((4, 1)), inputs, directions[1:])) == 1.0
+
+
+def test_omega_is_zero_for_an_orthogonal_map_and_known_for_a_scaled_one():
+    q = jnp.asarray(np.linalg.qr(np.random.default_rng(0).standard_normal((5, 5)))[0])
+    xs, cotangents = jnp.zeros((11, 5)), jnp.asarray(np.random.default_rng(1).standard_normal((10, 5)))
+    for c, squared in ((1.0, False), (0.5, False), (0.5, True), (0.0, False)):
+        value = gradients.omega(lambda x, u, c=c: c * q @ x, xs, None, cotangents, squared=squared)
+        assert float(value) == pytest.approx(10 * ((c**2 if squared else c) - 1) ** 2, abs=1e-13)
+
+
+def test_the_immediate_gradient_of_omega_reaches_the_recurrent_weights_alone():
+    network, x0, inputs = driven_network()
+    xs = simulate.trajectory(network, x0, inputs)
+    cotangents = gradients.backpropagate(network, xs, inputs, jnp.ones(7))[0][1:]
+
+    def value(network, immediate):
+        xs = simulate.trajectory(network, x0, inputs)
+        return gradients.omega(network, xs, inputs, cotangents, squared=True, immediate=immediate)
+
+    gradient = equinox.filter_grad(lambda network: value(network, immediate=True))(network)
+    assert not gradient.b.any()
+    assert not gradient.w_in.any()
+    # eq. 10 by hand: ratio = |Wᵀδ ∘ σ'|²/|δ|², d/dW of Σ (ratio - 1)²
+    w, slope = np.asarray(network.w_rec), np.asarray(network.activation.derivative(xs[:-1]))
+    by_hand = np.zeros((7, 7))
+    for delta, d in zip(np.asarray(cotangents), slope, strict=True):
+        pulled = (delta @ w) * d
+        ratio = pulled @ pulled / (delta @ delta)
+        by_hand += 2 * (ratio - 1) * 2 * np.outer(delta, pulled * d) / (delta @ delta)
+    np.testing.assert_allclose(gradient.w_rec, by_hand, rtol=0, atol=1e-12 * np.abs(by_hand).max())
+    full = equinox.filter_grad(lambda network: value(network, immediate=False))(network)
+    assert np.abs(full.b).max() > 0
+
+
+def test_omega_leaves_out_gradients_below_the_bound():
+    step = lambda x, u: 0.5 * x  # noqa: E731
+    cotangents = jnp.array([[1e-11], [1.0], [1e-9]])
+    xs = jnp.ones((4, 1))
+    assert float(gradients.omega(step, xs, None, cotangents, bound=1e-20)) == pytest.approx(2 * 0.25)
+    assert float(gradients.omega(step, xs, None, cotangents)) == pytest.approx(3 * 0.25)
+
+
+def test_back_propagation_composes_with_jit_vmap_and_float32():
+    network, x0, inputs = driven_network()
+    xs = simulate.trajectory(network, x0, inputs)
+    cotangents = jnp.eye(7)[:3]
+    together = jax.jit(jax.vmap(lambda c: gradients.backpropagate(network, xs, inputs, c)))(cotangents)
+    for i in range(3):
+        alone = gradients.backpropagate(network, xs, inputs, cotangents[i])
+        np.testing.assert_allclose(together[1][i], alone[1], rtol=0, atol=1e-12)
+    single = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), network)
+    _, log_norms = gradients.backpropagate(
+        single, xs.astype(jnp.float32), inputs.astype(jnp.float32), cotangents[0].astype(jnp.float32)
+    )
+    assert log_norms.dtype == jnp.float32
+    np.testing.assert_allclose(log_norms, together[1][0], rtol=0, atol=40 * 7 * np.finfo(np.float32).eps * 10)
+
+
+def test_clipping_chains_with_any_optimiser():
+    optimiser = optax.chain(gradients.clip(1.0), optax.sgd(0.5))
+    parameters = {"w": jnp.zeros(2)}
+    updates, _ = optimiser.update({"w": jnp.array([30.0, 40.0])}, optimiser.init(parameters), parameters)
+    np.testing.assert_allclose(updates["w"], [-0.3, -0.4], rtol=1e-15)
+    updates, _ = optimiser.update({"w": jnp.array([jnp.nan, 1.0])}, optimiser.init(parameters), parameters)
+    assert not np.asarray(updates["w"]).any()
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda f, xs: gradients.backpropagate(f, xs, None, jnp.ones(3)), r"cotangent.*\(1,\).*\(3,\)"),
+        (lambda f, xs: gradients.backpropagate(f, xs, jnp.ones((2, 1)), jnp.ones(1)), "inputs must be 3 steps.*2"),
+        (lambda f, xs: gradients.backpropagate(f, xs[0], None, jnp.ones(1)), r"xs.*\(T\+1, n\)"),
+        (lambda f, xs: gradients.omega(f, xs, None, xs), r"cotangents.*\(3, 1\).*\(4, 1\)"),
+        (lambda f, xs: gradients.omega(f, xs, None, xs[1:], bound=-1.0), "bound.*-1.0"),
+        (lambda f, xs: gradients.contributions(f, xs[0], None, jnp.sum, num_steps=2), "step must be a pytree"),
+        (lambda f, xs: gradients.contributions(unit(1.0, 0.0), xs[0], None, jnp.sin, num_steps=2), r"scalar.*\(1,\)"),
+        (lambda f, xs: gradients.contributions(unit(1.0, 0.0), xs[0], None, jnp.sum), "inputs or num_steps"),
+        (lambda f, xs: gradients.clip(0.0), "max_norm.*0.0"),
+    ],
+)
+def test_misuse_of_back_propagation_is_named(call, message):
+    with pytest.raises(ValueError, match=message):
+        call(lambda x, u: x, jnp.ones((4, 1)))

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from rnn_dynamics import activations
-from rnn_dynamics.jacobians import along, jacobian, transition
+from rnn_dynamics.jacobians import along, jacobian, push, transition
 from rnn_dynamics.models import DoyaNeuron, ElmanRNN, PascanuRNN
-from rnn_dynamics.models.reference import Henon, Linear, Logistic, bistable_module
+from rnn_dynamics.models.reference import Henon, Linear, Logistic
 from rnn_dynamics.simulate import final_state, trajectory
 from tests import reference
 
@@ -113,50 +113,74 @@ def test_depth_is_time():  # the Jacobian of each layer is diag(1 - h²) W
     np.testing.assert_allclose(whole, product, atol=1e3 * EPS * np.linalg.norm(product))
 
 
+# Perturbations carried along
+
+
+@pytest.mark.parametrize("step", [NETWORK, lambda x, u: NETWORK(x, u)])
+def test_a_push_is_the_step_and_the_jacobian_times_the_perturbations(step):
+    tangents = jnp.asarray(RNG.normal(size=(3, 2)))
+    x, v = push(step, X, INPUTS[0], tangents)
+    np.testing.assert_allclose(x, NETWORK(X, INPUTS[0]), atol=16 * EPS)
+    slope = 1 - np.tanh(X) ** 2
+    np.testing.assert_allclose(v, np.asarray(W) * slope @ np.asarray(tangents), atol=64 * EPS)
+
+
+def test_a_push_asks_the_map_for_its_derivative():
+    _, v = push(Spy(W, W_IN, B), X, jnp.ones(2), jnp.eye(3))
+    np.testing.assert_array_equal(v, np.full((3, 3), 9.0))
+
+
+def test_a_push_of_nothing_is_the_step_and_its_dtype_is_the_maps():
+    assert push(lambda x, _: 2 * x, X, None, jnp.ones((3, 0)))[1].shape == (3, 0)
+    for step, dtype in ((lambda x, _: 2 * x, jnp.float32), (Linear(W), jnp.float64), (lambda x, _: W @ x, jnp.float64)):
+        single = X.astype(jnp.float32), jnp.eye(3, dtype=jnp.float32)
+        came = jax.eval_shape(lambda x, v, step=step: push(step, x, None, v), *single)
+        assert [part.dtype for part in came] == [dtype, dtype]
+
+
 # The product of all
 
 
 def test_no_steps_are_the_identity():
-    for came in (transition(NETWORK, X, INPUTS[:0]), transition(lambda x, _: x, X, num_steps=0)):
-        np.testing.assert_array_equal(came.to_array(), np.eye(3))
+    np.testing.assert_array_equal(transition(NETWORK, X, INPUTS[:0]).to_array(), np.eye(3))
 
 
 @pytest.mark.parametrize("step", [NETWORK, ElmanRNN.from_pascanu(NETWORK)])
 def test_the_transition_is_the_product_along_and_the_derivative_of_the_last_state(step):
-    came = transition(step, X, INPUTS[:10]).to_array()
+    came = transition(step, X, INPUTS[:10])
     js = np.asarray(along(step, trajectory(step, X, INPUTS[:10]), INPUTS[:10]))
     # Ten products of matrices of norm below 5: backward stable in each factor.
-    scale = np.prod(np.linalg.norm(js, 2, axis=(1, 2)))
-    np.testing.assert_allclose(came, np.linalg.multi_dot(list(js[::-1])), atol=10 * 16 * EPS * scale)
-    derivative = jax.jacfwd(lambda x: final_state(step, x, INPUTS[:10]))(X)
-    np.testing.assert_allclose(came, derivative, atol=10 * 16 * EPS * scale)
+    tolerance = 10 * 16 * EPS * np.prod(np.linalg.norm(js, 2, axis=(1, 2)))
+    np.testing.assert_allclose(came.to_array(), np.linalg.multi_dot(list(js[::-1])), atol=tolerance)
+    derivative = jax.jit(jax.jacfwd(lambda x: final_state(step, x, INPUTS[:10])))(X)
+    np.testing.assert_allclose(came.to_array(), derivative, atol=tolerance)
+    # Volumes shrink as the determinants say; those of matrices of condition below 1e4 are known to 1e4 ε each.
+    np.testing.assert_allclose(came.log_abs_det(), np.linalg.slogdet(js)[1].sum(), rtol=0, atol=10 * 1e4 * EPS)
 
 
-def test_a_linear_maps_transition_is_its_power_at_any_length():
-    # A^T = [[2^-T, (2^T - 2^-T)/1.5], [0, 2^T]] has determinant 1, and for T = 10^5 its largest singular value is
-    # 2^T √(1 + 1/1.5²) to all digits. Every step rounds its factor by a few ε, and the running
-    # logarithm by half an ulp of itself.
+@pytest.mark.parametrize(("scale", "spiral"), [(1.0, False), (5.0, True)])
+def test_a_linear_maps_transition_is_its_power_at_any_length(scale, spiral):
+    # [[1/2, 1], [0, 2]]^T = [[2^-T, (2^T - 2^-T)/1.5], [0, 2^T]] has determinant 1, and at T = 10^5 a largest singular
+    # value of 2^T √(1 + 1/1.5²) to all digits; 5 times a rotation stretches all directions alike, beyond the floats.
+    # Every step rounds its factor by a few ε, and the running logarithm by half an ulp of itself.
     steps = 100_000
-    a = Linear(jnp.array([[0.5, 1.0], [0.0, 2.0]]))
-    came = transition(a, jnp.zeros(2), num_steps=steps)
-    largest = steps * np.log(2.0) + 0.5 * np.log(1 + 1 / 1.5**2)
-    tolerance = (8 + largest / 2) * EPS * steps
-    np.testing.assert_allclose(came.log_singular_values(), [largest, -largest], rtol=0, atol=tolerance)
-    np.testing.assert_allclose(came.log_norm(), largest, rtol=0, atol=tolerance)
-    np.testing.assert_allclose(came.log_abs_det(), 0, atol=2 * tolerance)
-
-
-def test_rotations_with_growth_keep_all_singular_values_equal():
-    c, s = np.cos(1.0), np.sin(1.0)
-    spiral = Linear(5.0 * jnp.array([[c, -s], [s, c]]))
-    came = transition(spiral, jnp.zeros(2), num_steps=1000)  # 5^1000 is beyond the floats
-    np.testing.assert_allclose(came.log_singular_values(), 1000 * np.log(5.0), atol=8 * EPS * 1000)
+    if spiral:
+        a = scale * np.array([[np.cos(1.0), -np.sin(1.0)], [np.sin(1.0), np.cos(1.0)]])
+        expected = np.full(2, steps * np.log(scale))
+    else:
+        a = np.array([[0.5, 1.0], [0.0, 2.0]])
+        expected = (steps * np.log(2.0) + 0.5 * np.log(1 + 1 / 1.5**2)) * np.array([1, -1])
+    tolerance = (8 + expected[0] / 2) * EPS * steps
+    came = transition(Linear(jnp.asarray(a)), X[:2], num_steps=steps)
+    np.testing.assert_allclose(came.log_singular_values(), expected, rtol=0, atol=tolerance)
+    np.testing.assert_allclose(came.log_norm(), expected[0], rtol=0, atol=tolerance)
+    np.testing.assert_allclose(came.log_abs_det(), expected.sum(), rtol=0, atol=2 * tolerance)
 
 
 @pytest.mark.parametrize(("epsilon", "c"), reference.NOTE_3_NORMS)
 def test_note_threes_product_has_its_closed_form_norm(epsilon, c):
     matrix = c * jnp.array([[0.0, 2.0], [epsilon, 0.0]])
-    came = transition(Linear(matrix), jnp.zeros(2), num_steps=50)
+    came = transition(Linear(matrix), X[:2], num_steps=50)
     # 10 digits are given; 50 steps of a few ε are far below.
     np.testing.assert_allclose(np.exp(came.log_norm()), reference.NOTE_3_NORMS[epsilon, c], rtol=1e-9)
 
@@ -169,24 +193,22 @@ def test_on_its_unstable_point_doyas_transition_is_its_closed_form():
     np.testing.assert_allclose(came.log_norm(), expected, rtol=0, atol=(8 + expected / 2) * EPS * 100_000)
 
 
-def test_volumes_shrink_as_the_determinants_say():
-    # ln |det| of the product is the sum over the orbit; for Hénon's map T ln b, whatever the orbit.
-    steps, x0 = 1000, jnp.array([-1.0, 2.0])
-    js = along(bistable_module(0.3), trajectory(bistable_module(0.3), x0, num_steps=steps))
-    expected = np.linalg.slogdet(np.asarray(js))[1].sum()
-    tolerance = (64 + abs(expected) / 2) * EPS * steps  # as above; the two orbits settle, and differ by rounding alone
-    came = transition(bistable_module(0.3), x0, num_steps=steps)
-    np.testing.assert_allclose(came.log_abs_det(), expected, rtol=0, atol=tolerance)
+def test_henon_contracts_areas_by_b_a_step_whatever_its_orbit():
+    steps = 1000
+    expected = steps * np.log(0.3)
     henon = transition(Henon(), jnp.array([0.1, 0.1]), num_steps=steps)
-    np.testing.assert_allclose(henon.log_abs_det(), steps * np.log(0.3), rtol=0, atol=tolerance)
-    np.testing.assert_allclose(henon.log_singular_values().sum(), steps * np.log(0.3), rtol=0, atol=tolerance)
+    # As above, the two logarithms being some hundred apart and below 1.6 steps each.
+    np.testing.assert_allclose(henon.log_abs_det(), expected, rtol=0, atol=(64 + 2 * steps) * EPS * steps)
+    np.testing.assert_allclose(henon.log_singular_values().sum(), expected, rtol=0, atol=(64 + 2 * steps) * EPS * steps)
 
 
 @pytest.mark.parametrize("num_steps", [0, 2])
 def test_the_transition_has_the_dtype_in_which_the_map_works(num_steps):
-    single = X.astype(jnp.float32)
-    assert transition(Linear(W), single, num_steps=num_steps).u.dtype == jnp.float64
-    assert transition(lambda x, _: 2.0 * x, single, num_steps=num_steps).u.dtype == jnp.float32
+    def dtype(step):
+        return jax.eval_shape(lambda x: transition(step, x, num_steps=num_steps).u, X.astype(jnp.float32)).dtype
+
+    assert dtype(Linear(W)) == jnp.float64
+    assert dtype(lambda x, _: 2.0 * x) == jnp.float32
 
 
 # Misuse
@@ -215,6 +237,16 @@ def shrinking(x, _):
         (lambda: along(NETWORK, jnp.full((2, 3), jnp.inf)), "xs must be finite; got 6 NaN or infinite of 6"),
         (lambda: along(NETWORK, jnp.ones((3, 3)), INPUTS[:3]), "inputs must be 2 steps long, as num_steps says; got 3"),
         (lambda: along(shrinking, jnp.ones((3, 2))), r"step must map a float state of shape \(2,\)"),
+        (lambda: push(NETWORK, jnp.ones(()), None, jnp.eye(3)), r"x must be a float array of shape \(n,\)"),
+        (
+            lambda: push(NETWORK, X, None, jnp.eye(2)),
+            r"tangents must be a float array of shape \(3, k\); got .* \(2, 2\)",
+        ),
+        (
+            lambda: push(NETWORK, X, None, jnp.full((3, 1), jnp.inf)),
+            "tangents must be finite; got 3 NaN or infinite of 3",
+        ),
+        (lambda: push(shrinking, X, None, jnp.eye(3)), r"step must map a float state of shape \(3,\)"),
         (lambda: transition(NETWORK, jnp.ones((2, 3)), INPUTS), r"x0 must be a float array of shape \(n,\)"),
         (lambda: transition(NETWORK, X), "inputs or num_steps must be given; got neither"),
         (lambda: transition(NETWORK, X, num_steps=-1), "num_steps must be a whole number, at least 0; got -1"),

@@ -30,9 +30,8 @@ def test_pascanu_networks_pass_the_contract(kind, u):
     check_map(PascanuRNN.initialise(kind, 4, 0 if u is None else 2, seed=1), X, u)
 
 
-@pytest.mark.parametrize("activation", [activations.relu, activations.identity], ids=lambda a: a.name)
-def test_pascanu_networks_of_other_activations_pass_the_contract(activation):
-    check_map(PascanuRNN(W, W_IN, B, activation), X, U)
+def test_a_pascanu_network_with_corners_passes_the_contract():
+    check_map(PascanuRNN(W, W_IN, B, activations.relu), X, U)
 
 
 @pytest.mark.parametrize(("leak", "w_in", "u"), [(1.0, W_IN, U), (0.3, W_IN, U), (0.3, None, None)])
@@ -41,7 +40,7 @@ def test_elman_networks_pass_the_contract(leak, w_in, u):
 
 
 @pytest.mark.parametrize("epsilon", [1.0, 0.1])
-@pytest.mark.parametrize("u", [jnp.array(0.3), jnp.array([0.3]), None], ids=["scalar", "vector", "none"])
+@pytest.mark.parametrize("u", [jnp.array(0.3), None], ids=["driven", "autonomous"])
 def test_doyas_neuron_passes_the_contract(epsilon, u):
     # The third derivative of σ(wx + b) by x, w and b is below w³/8 + w²/2 + w < 50 · 10.
     check_map(DoyaNeuron(w=5.0, b=-2.4, epsilon=epsilon, w_in=0.7), jnp.array([0.3]), u)
@@ -50,15 +49,13 @@ def test_doyas_neuron_passes_the_contract(epsilon, u):
 @pytest.mark.parametrize(
     ("system", "x", "u"),
     [
-        (Linear(W), X, None),
         (Linear(W, W_IN), X, U),
-        (Logistic(3.7), jnp.array([0.3]), None),
         (Logistic(3.7), jnp.array([0.3, 0.4]), None),
         (Henon(), jnp.array([0.3, -0.2]), None),
         (chaotic_module(), jnp.array([-1.0, 2.0]), None),
         (bistable_module(0.3), jnp.array([-1.0, 2.0]), None),
     ],
-    ids=["linear", "linear-driven", "logistic", "logistic-several", "henon", "chaotic", "bistable"],
+    ids=["linear", "logistic", "henon", "chaotic", "bistable"],
 )
 def test_reference_systems_pass_the_contract(system, x, u):
     check_map(system, x, u, scale=30.0)
@@ -125,6 +122,12 @@ def test_the_units_two_cycle_is_where_it_was_computed(w):
     np.testing.assert_allclose(unit(x), y, atol=50 * 1e-15 * 10)
     np.testing.assert_allclose(unit(y), x, atol=50 * 1e-15 * 10)
     np.testing.assert_allclose(unit.jacobian(x) * unit.jacobian(y), [[multiplier]], rtol=50 * 1e-15 * 10)
+
+
+def test_the_pre_activation_is_what_the_slope_is_taken_at():
+    np.testing.assert_array_equal(PascanuRNN(W, W_IN, B).pre_activation(X, U), X)
+    z = np.asarray(W) @ np.asarray(X) + np.asarray(W_IN) @ np.asarray(U) + np.asarray(B)
+    np.testing.assert_allclose(ElmanRNN(W, W_IN, B, leak=0.3).pre_activation(X, U), z, atol=16 * EPS * 10)
 
 
 # Its initialisations
@@ -587,8 +590,9 @@ def test_networks_refuse_states_and_inputs_that_do_not_fit(call, x, u, message):
     with pytest.raises(ValueError, match=message):
         call(x, u)
     if hasattr(call, "jacobian") and u is None:
-        with pytest.raises(ValueError, match=message):
-            call.jacobian(x)
+        for method in (call.jacobian, call.pre_activation):
+            with pytest.raises(ValueError, match=message):
+                method(x)
 
 
 @pytest.mark.parametrize("call", [PascanuRNN(EYE, None, jnp.zeros(3)), ElmanRNN(EYE, None, jnp.zeros(3)), Linear(EYE)])

@@ -148,7 +148,7 @@ def test_clipping_takes_a_short_step_where_the_wall_would_throw_the_parameters_f
     b, multiplier, *slope, norm = reference.WALL[w]
     start = (jnp.array(w), jnp.array(b))
     thrown = training.descend(error, start, rate=0.01, num_steps=1)
-    # b is rounded, so x leaves 1/2 by eps/2 · |b| · μ^50/(μ-1): at w = 7 by 1e-4 of the orbit, at w ≤ 6 by 2e-8.
+    # b is rounded, so x_50 leaves 1/2 by up to eps/2 · |b| · μ^50/(μ-1), 4e-5 at w = 7, and each of 50 slopes follows.
     tolerance = 50 * abs(b) * EPS * multiplier**50 / (multiplier - 1)
     np.testing.assert_allclose(thrown.gradient_norm[0], norm, rtol=tolerance)
     moved = np.array([run[1] - run[0] for run in thrown.parameters])

@@ -9,6 +9,7 @@ from typing import ClassVar
 
 import equinox
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 from scipy.optimize import brentq
 from scipy.special import expit
@@ -118,7 +119,7 @@ class DoyaNeuron(equinox.Module):
             turn = 2 * math.log((math.sqrt(w) + math.sqrt(w - 4)) / 2)  # the folds are at y = ±turn
             pieces[1:1] = [y for y in (-turn, turn) if pieces[0] < y < pieces[1]]
         zeros = {
-            brentq(_excess, start, end, (w, b), xtol=1e-300, rtol=1e-15, maxiter=2000)
+            brentq(_excess, start, end, (w, b), xtol=1e-300, rtol=np.float64(1e-15), maxiter=2000)
             for start, end in itertools.pairwise(pieces)
             if _excess(start, w, b) * _excess(end, w, b) <= 0
         }

@@ -73,7 +73,7 @@ class PascanuRNN(equinox.Module):
     def pre_activation(self, x: Float[Array, " n"], u: Float[Array, " m"] | None = None) -> Float[Array, " n"]:
         """What σ is applied to: here the state itself."""
         del u
-        return x
+        return self._state(x)
 
     @classmethod
     def initialise(

@@ -1,0 +1,118 @@
+"""Runs the benchmarks, prints their table and, after a full run of all, saves it as results.json and README.md.
+
+Each topic runs in a process of its own, once in each environment that it names, so that nothing is left of the one
+before: options of XLA and of the allocator are read when a process starts.
+"""
+
+import argparse
+import importlib
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+TOPICS = ("orbit_diagram", "error_surface", "startup")
+HERE = Path(__file__).resolve().parent
+THREADS = {"OMP_NUM_THREADS": "2", "OMP_WAIT_POLICY": "passive"}  # passive: C's threads sleep while others are timed
+MARKED_FLAGS = ("avx2", "fma", "avx512f", "avx512dq")
+
+EXPLANATION = """\
+# Speed, measured side by side
+
+`make benchmark` writes this file and `results.json`. The contenders of a topic take turns in one process, and every
+number is a quotient of two of them in the same round: its least, middle and largest value over all rounds. Absolute
+times are left out: they belong to a machine. All in float64; every contender returns a new array.
+
+- *ours*: what a user writes, through the public functions. On one device JAX computes on one core.
+- *C*: `kernels.c`, by hand: vector code, two threads, every step done.
+- *NumPy, in place*: no new array in the loop, NumPy's `exp`. *NumPy, a new array an operation*: the same formula as
+  one writes it first.
+- *tuned environment*: `GLIBC_TUNABLES=glibc.malloc.hugetlb=1` (memory for large arrays comes in large pages, as
+  NumPy asks for them by itself) and `XLA_FLAGS=--xla_backend_extra_options=xla_cpu_disable_tiled_emitter` (XLA's tiled
+  code is scalar where the last axis of a batch has length 1, as it has for one neuron).
+- *two devices*: `XLA_FLAGS=--xla_force_host_platform_device_count=2`, a core each.
+
+The orbit diagram's early exit is checked to change no bit, and all contenders to agree, before anything is timed.
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description="Speed ratios, side by side.")
+    parser.add_argument("topics", nargs="*", metavar="topic", help=f"of {', '.join(TOPICS)}; all by default")
+    parser.add_argument("--quick", action="store_true", help="small sizes: that it works, not how fast")
+    parser.add_argument("--alone", metavar="ENVIRONMENT", help=argparse.SUPPRESS)
+    chosen = parser.parse_args()
+    if unknown := set(chosen.topics) - set(TOPICS):
+        parser.error(f"unknown topic {', '.join(sorted(unknown))}; there are {', '.join(TOPICS)}")
+    if chosen.alone is not None:
+        _alone(*chosen.topics, quick=chosen.quick)
+        return
+    topics = chosen.topics or TOPICS
+    rows = [row for topic in topics for row in _rows(topic, quick=chosen.quick)]
+    print(table(rows))
+    if set(topics) == set(TOPICS) and not chosen.quick:
+        save(rows)
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """The rows in Markdown."""
+    lines = ["| work | environment | quotient | least – middle – largest | target | |", "|---|---|---|---|---|---|"]
+    for row in rows:
+        spread = " – ".join(f"{value:.2f}" for value in row["spread"]) if row["spread"] else f"absent: {row['why']}"
+        met = {True: "met", False: "missed", None: ""}[row["met"]]
+        cells = (row["what"], row["environment"], row["measure"], spread, row["target"], met)
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def save(rows: list[dict[str, Any]]) -> None:
+    """Writes results.json and README.md beside this file."""
+    setting = _setting()
+    (HERE / "results.json").write_text(json.dumps({**setting, "rows": rows}, indent=1, ensure_ascii=False) + "\n")
+    versions = ", ".join(f"{name} {number}" for name, number in setting["versions"].items())
+    processor = f"{setting['cores']} cores with {', '.join(setting['cpu']) or 'no vector units known'}"
+    text = f"{EXPLANATION}\nMeasured on {processor}; {versions}.\n\n{table(rows)}\n"
+    (HERE / "README.md").write_text(text)
+
+
+def _rows(topic: str, *, quick: bool) -> list[dict[str, Any]]:
+    """A topic's rows, from a process for each of its environments."""
+    rows = []
+    for name, variables in importlib.import_module(f"tests.benchmarks.{topic}").VARIANTS.items():
+        print(f"{topic}{f' ({name})' if name else ''} ...", file=sys.stderr, flush=True)
+        command = [sys.executable, "-m", "tests.benchmarks", topic, "--alone", name, *(["--quick"] if quick else [])]
+        environment = {**os.environ, **THREADS, **variables}
+        done = subprocess.run(
+            command, cwd=HERE.parents[1], env=environment, stdout=subprocess.PIPE, text=True, check=True
+        )
+        rows += [{"environment": name, **row} for row in json.loads(done.stdout)]
+    return rows
+
+
+def _alone(topic: str, *, quick: bool) -> None:
+    """One topic in this process; its rows go to the standard output."""
+    import jax
+
+    jax.config.update("jax_enable_x64", True)
+    module = importlib.import_module(f"tests.benchmarks.{topic}")
+    json.dump(list(module.rows(quick=quick)), sys.stdout)
+
+
+def _setting() -> dict[str, Any]:
+    from tests.benchmarks import _kernels
+
+    packages = ("jax", "jaxlib", "numpy", "scipy", "equinox")
+    versions = {"Python": platform.python_version(), **{name: importlib.metadata.version(name) for name in packages}}
+    if not _kernels.absent():
+        versions["gcc"] = _kernels.version()
+    information = Path("/proc/cpuinfo")
+    flags = information.read_text().split() if information.exists() else []
+    return {"versions": versions, "cpu": [flag for flag in MARKED_FLAGS if flag in flags], "cores": os.cpu_count()}
+
+
+if __name__ == "__main__":
+    main()
