@@ -152,7 +152,9 @@ def network_bounds(w_rec: Float[Array, "n n"], activation: Activation) -> Bounds
         return jax.block_until_ready(_network_bounds(w_rec, jnp.asarray(activation.slope, w_rec.dtype)))
 
 
-def joint_spectral_radius(w_rec: Float[Array, "n n"], slope: float, *, depth: int) -> tuple[float, float]:
+def joint_spectral_radius(
+    w_rec: Float[Array, "n n"], slope: Float[Array, ""] | float, *, depth: int
+) -> tuple[float, float]:
     r"""Brackets, on the host, the fastest growth of gradients that any choice of activation slopes can cause.
 
     $$ \lim_{k \to \infty} \max_{d_i \in [0, \gamma]^n} \|W \mathrm{diag}(d_1) \cdots W \mathrm{diag}(d_k)\|^{1/k} $$

@@ -13,18 +13,14 @@ import equinox
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.scipy.linalg import solve_triangular
 from jaxtyping import Array, DTypeLike, Float
 
-from rnn_dynamics import _check
+from rnn_dynamics import _check, _graded
 from rnn_dynamics._compile import jit
 
 __all__ = ["Product", "compose", "cumulative", "from_matrices", "identity", "multiply"]
 
 _GRADED = 1e3  # a factor whose columns differ more than this in size is taken apart before it multiplies
-_SINGULAR = 2e-14  # 90 ε; a random factor comes so near to singular by chance once in 10¹³ steps
-_MAX_SWEEPS = 30  # of Jacobi rotations; about ten are the most ever seen
-_exact = jax.default_matmul_precision("highest")  # else float32 products are TF32 on recent GPUs
 
 
 class Product(equinox.Module):
@@ -67,7 +63,7 @@ class Product(equinox.Module):
         Example:
             >>> steps = jnp.tile(jnp.array([[0.5, 1.0], [0.0, 2.0]]), (1000, 1, 1))
             >>> from_matrices(steps).log_singular_values().round(6)
-            Array([ 693.331444, -693.331444], dtype=float64)
+            Array([ 693.331043, -693.331043], dtype=float64)
 
         References:
             Demmel, Veselić (1992), Jacobi's method is more accurate than QR.
@@ -240,15 +236,15 @@ def _size(name, product):
 
 
 @jit
-@_exact
+@jax.default_matmul_precision("highest")
 def _multiply(matrix, product):
     u, log_scale, v = _straight(product)
     sizes = jnp.max(jnp.abs(matrix), axis=0)
     graded = jnp.max(sizes) > _GRADED * jnp.min(sizes)
     q1, r1 = lax.cond(graded, _by_rows, lambda matrix: (jnp.eye(len(matrix), dtype=matrix.dtype), matrix), matrix)
     c = r1 @ u
-    order, _ = _descending(jnp.log(jnp.max(jnp.abs(c), axis=0)) + log_scale)
-    q2, r2 = _row_sorted_qr(jnp.where(log_scale == -jnp.inf, 0, c)[:, order])
+    order, _ = _graded.descending(jnp.log(jnp.max(jnp.abs(c), axis=0)) + log_scale)
+    q2, r2 = _graded.row_sorted_qr(jnp.where(log_scale == -jnp.inf, 0, c)[:, order])
     q = lax.cond(graded, jnp.matmul, lambda _, q2: q2, q1, q2)
     return _scaled(q, r2, log_scale[order], v[order])
 
@@ -267,8 +263,8 @@ def _cumulative(matrices):
 
 def _by_rows(matrix):
     """matrix = q·r with rows of r at their own sizes: r·u keeps them all, where matrix·u rounds small columns away."""
-    order, place = _descending(jnp.max(jnp.abs(matrix), axis=0))
-    q, r = _row_sorted_qr(matrix[:, order])
+    order, place = _graded.descending(jnp.max(jnp.abs(matrix), axis=0))
+    q, r = _graded.row_sorted_qr(matrix[:, order])
     return q, r[:, place]
 
 
@@ -281,8 +277,8 @@ def _straight(product):
     """
 
     def straighten(u, log_scale, v):
-        order, _ = _descending(log_scale)
-        u, log_scale, (q, r) = u[:, order], log_scale[order], _qr(v[order].T)
+        order, _ = _graded.descending(log_scale)
+        u, log_scale, (q, r) = u[:, order], log_scale[order], _graded.qr(v[order].T)
         live = log_scale > -jnp.inf
         below = jnp.tri(len(v), k=-1, dtype=bool) & live
         ratio = jnp.exp(jnp.where(below, log_scale[:, None] - jnp.where(live, log_scale, 0), 0))
@@ -298,14 +294,14 @@ def _scaled(q, r, log_scale, v):
     live = jnp.any(r != 0, axis=0)
     top = lax.cummax(lax.stop_gradient(jnp.where(live, log_scale, -jnp.inf)), reverse=True)
     top = jnp.where(top == -jnp.inf, 0, top)
-    r = _times_exp(r, jnp.where(jnp.tri(len(r), dtype=bool).T, log_scale - top[:, None], 0))
+    r = _graded.times_exp(r, jnp.where(jnp.tri(len(r), dtype=bool).T, log_scale - top[:, None], 0))
     zero = ~jnp.any(r != 0, axis=1)
-    rows, log_length = _unit(jnp.where(zero[:, None], jnp.eye(len(r), dtype=r.dtype), r) @ v)
+    rows, log_length = _graded.unit(jnp.where(zero[:, None], jnp.eye(len(r), dtype=r.dtype), r) @ v)
     return Product(q, jnp.where(zero, -jnp.inf, top + log_length), rows)
 
 
 @_scaled.defjvp
-@_exact
+@jax.default_matmul_precision("highest")
 def _(primals, tangents):
     # A zero row i of R has scale -inf, yet its change Σ_j dR_ij e^{l_j} v_j counts. The part in the span of the rows
     # that are not zero is a turn of U; the rest is orthogonal to every later right singular vector.
@@ -318,62 +314,8 @@ def _(primals, tangents):
     rows = (jnp.where(zero[:, None], dr, 0) * jnp.exp(jnp.minimum(log_scale - top, 0))) @ v
     gram = jnp.where(both, product.v @ product.v.T, jnp.eye(len(v), dtype=v.dtype))
     part = jnp.linalg.solve(gram, jnp.where(zero[:, None], 0, product.v @ rows.T)).T
-    turn = _times_exp(part, jnp.where(zero, 0, top - jnp.where(zero, 0, product.log_scale)))
+    turn = _graded.times_exp(part, jnp.where(zero, 0, top - jnp.where(zero, 0, product.log_scale)))
     return product, Product(change.u + q @ (turn - turn.T), change.log_scale, change.v)
-
-
-def _unit(rows):
-    """Each row at length 1, and the logarithms of the lengths; a zero row stays zero, at -inf."""
-    size = lax.stop_gradient(jnp.max(jnp.abs(rows), axis=1))
-    zero = size == 0
-    size = jnp.where(zero, 1, size)
-    length = jnp.sqrt(jnp.where(zero, 1, jnp.sum((rows / size[:, None]) ** 2, axis=1)))
-    return rows / size[:, None] / length[:, None], jnp.where(zero, -jnp.inf, jnp.log(size) + jnp.log(length))
-
-
-def _times_exp(a, exponent):
-    """a·e^exponent where that is of moderate size, so that the exponent can be too large only where a = 0."""
-    return a * jnp.exp(jnp.minimum(exponent, jnp.log(jnp.finfo(a.dtype).max) - 1))
-
-
-def _descending(sizes):
-    """The order that sorts, and the place of each: comparing all pairs is faster than `argsort` for a few hundred."""
-    sizes, index = lax.stop_gradient(jnp.where(jnp.isnan(sizes), jnp.inf, sizes)), jnp.arange(len(sizes))
-    place = jnp.sum((sizes > sizes[:, None]) | ((sizes == sizes[:, None]) & (index < index[:, None])), axis=1)
-    return jnp.zeros_like(index).at[place].set(index), place
-
-
-def _row_sorted_qr(a):
-    order, place = _descending(jnp.max(jnp.abs(a), axis=1))
-    q, r = _qr(a[order])
-    return q[place], r
-
-
-@jax.custom_jvp
-def _qr(a):
-    """A = Q·R, with exact zeros for the rows of R that rounding alone could have left: A is singular there."""
-    q, r = jnp.linalg.qr(a)
-    return q, jnp.where(jnp.all(_noise(r, a), axis=1)[:, None], 0, r)
-
-
-def _noise(rest, whole):
-    """Where what is left of a matrix is within rounding of 0, as its row and its column had been."""
-    rows, columns = (jnp.max(jnp.abs(whole), axis=axis, keepdims=True) for axis in (1, 0))
-    return jnp.abs(rest) <= max(_SINGULAR, jnp.finfo(rest.dtype).eps) * jnp.minimum(rows, columns)
-
-
-@_qr.defjvp
-@_exact
-def _(primals, tangents):
-    # dQ = Q·Ω with Ω skew and the lower triangle of Qᵀ dA R⁻¹. Where R has zero rows, columns of Q may turn among
-    # themselves; they are held still, where R⁻¹ would give NaN, and dR keeps a full block there.
-    q, r = _qr(*primals)
-    x = q.T @ tangents[0]
-    zero = ~jnp.any(r != 0, axis=1)
-    below = jnp.tril(jnp.where(zero, 0, solve_triangular(r + jnp.diag(zero.astype(r.dtype)), x.T, trans=1).T), -1)
-    turn = below - below.T
-    kept = jnp.tri(len(r), dtype=bool).T | (zero[:, None] & zero)
-    return (q, r), (q @ turn, jnp.where(kept, x - turn @ r, 0))
 
 
 # Composition: Gaussian elimination of diag(e^a)·V₂U₁·diag(e^b). Elimination commutes with scaling, so it runs on V₂U₁
@@ -381,44 +323,16 @@ def _(primals, tangents):
 
 
 @jit
-@_exact
+@jax.default_matmul_precision("highest")
 def _compose(later, earlier):
     (u2, left, v2), (u1, right, v1) = _straight(later), _straight(earlier)
-    columns, log_scale, rows = _eliminate(v2 @ u1, left, right)
-    return _scaled(*_qr(u2 @ columns), log_scale, rows @ v1)
-
-
-def _eliminate(b, left, right):
-    """diag(e^left)·b·diag(e^right) = columns·diag(e^log_scale)·rows, no entry of either above 1 in size."""
-    n = len(b)
-    lowest = -jnp.finfo(b.dtype).max / 16  # stands for -inf, so that differences are never NaN
-    left, right = jnp.maximum(left, lowest), jnp.maximum(right, lowest)
-
-    def eliminate(carry, _):
-        b, row_free, column_free = carry
-        weight = jnp.log(jnp.abs(lax.stop_gradient(b))) + left[:, None] + right
-        weight = jnp.where(row_free[:, None] & column_free, jnp.maximum(weight, 4 * lowest), -jnp.inf)
-        i, j = jnp.divmod(jnp.argmax(weight), n)
-        zero = weight[i, j] < lowest / 2
-        pivot = jnp.where(zero, 1, b[i, j])
-        at_i, at_j = jnp.arange(n) == i, jnp.arange(n) == j
-        row_free, column_free = row_free & ~at_i, column_free & ~at_j
-        column = jnp.where(row_free & ~zero, b[:, j] / pivot, 0)
-        row = jnp.where(column_free & ~zero, b[i] / pivot, 0)
-        log_pivot = jnp.where(zero, -jnp.inf, jnp.log(jnp.abs(pivot)) + left[i] + right[j])
-        signed_row = jnp.sign(pivot) * (_times_exp(row, right - right[j]) + at_j)
-        b = b - pivot * jnp.outer(column, row)
-        b = jnp.where(_noise(b, whole), 0, b)
-        return (b, row_free, column_free), (_times_exp(column, left - left[i]) + at_i, log_pivot, signed_row)
-
-    whole, free = b, jnp.ones(n, bool)
-    columns, log_scale, rows = lax.scan(eliminate, (b, free, free), length=n)[1]
-    return columns.T, log_scale, rows
+    columns, log_scale, rows = _graded.eliminate(v2 @ u1, left, right)
+    return _scaled(*_graded.qr(u2 @ columns), log_scale, rows @ v1)
 
 
 def _method(signature):
     """Compiles a method of Product, written here for one product, and gives it leading axes."""
-    return lambda function: jit(_exact(jnp.vectorize(function, signature=signature)))
+    return lambda function: jit(jnp.vectorize(function, signature=signature))
 
 
 def _top(log_scale):
@@ -439,7 +353,7 @@ def _apply(u, log_scale, v, vector):
     y = v @ vector
     log_scale = jnp.where(y == 0, -jnp.inf, log_scale)
     top = _top(log_scale)
-    (direction,), (log_length,) = _unit((u @ (y * jnp.exp(log_scale - top)))[None])
+    (direction,), (log_length,) = _graded.unit((u @ (y * jnp.exp(log_scale - top)))[None])
     return direction, top + log_length
 
 
@@ -458,64 +372,4 @@ def _log_abs_det(log_scale, v):
 
 @_method("(n),(n,n)->(n)")
 def _log_singular_values(log_scale, v):
-    return _log_sigma(log_scale, v)
-
-
-@jax.custom_jvp
-def _log_sigma(log_scale, v):
-    return _jacobi(log_scale, v)[0]
-
-
-@_log_sigma.defjvp
-@_exact
-def _(primals, tangents):
-    # diag(e^l)·V = Ũ·diag(σ)·Ṽ: d ln σ_k = Σ_i H_ki (dl_i v_i + dv_i)·ṽ_k, and H = Ṽ·V⁻¹ holds ũ_ik e^{l_i}/σ_k.
-    (log_scale, v), (dl, dv) = primals, tangents
-    log_sigma, vt = _jacobi(log_scale, v)
-    live = log_scale > -jnp.inf
-    h = jnp.where(live, jnp.linalg.solve(v.T, vt.T).T, 0)
-    change = (jnp.where(live, dl, 0)[:, None] * v + dv) @ vt.T
-    return log_sigma, jnp.where(log_sigma > -jnp.inf, jnp.sum(h * change.T, axis=1), 0)
-
-
-def _jacobi(log_scale, v):
-    """ln σ, descending, and the right singular vectors, as rows, of diag(e^log_scale)·v.
-
-    Two rows e^a·x and e^b·y, a ≥ b, whose directions have cosine c, are made orthogonal by a turn in their plane. With
-    ρ = e^{b-a} and t = 2c / (1 - ρ² + √((1 - ρ²)² + 4ρ²c²)) they become e^a (x + tρ² y) and e^b (y - t x), both over
-    √(1 + t²ρ²): only the ratio ρ ≤ 1 is ever formed. In one sweep every two rows meet, k-th from the front with k-th
-    from the back; after each round all but the first move on by one place.
-    """
-    n, noise = len(v), max(len(v), 10) * jnp.finfo(v.dtype).eps
-    floor = -jnp.finfo(v.dtype).max / 16  # stands for -inf, so that differences are never NaN
-    bye = (0, n % 2)  # an odd number of rows is filled up with a zero row
-    front = jnp.arange(n + n % 2) < (n + 1) // 2
-
-    def rotate(_, carry):
-        rows, scale, worst = carry
-        partner, other = rows[::-1], scale[::-1]
-        c, distance = jnp.sum(rows * partner, axis=1), -2 * jnp.abs(scale - other)
-        ratio, gap = jnp.exp(distance), -jnp.expm1(distance)
-        under = gap + jnp.sqrt(gap**2 + 4 * ratio * c**2)
-        t = 2 * c / jnp.where(under == 0, 1, under)
-        larger = jnp.where(scale == other, front, scale > other)
-        turned = rows + jnp.where(larger, t * ratio, -t)[:, None] * partner
-        rows, log_length = _unit(turned / jnp.sqrt(1 + t**2 * ratio)[:, None])
-        scale = jnp.where(log_length < jnp.log(noise), floor, scale + log_length)
-        rows, scale = (jnp.concatenate([z[:1], jnp.roll(z[1:], 1, axis=0)]) for z in (rows, scale))
-        return rows, scale, jnp.maximum(worst, jnp.max(jnp.abs(c)))
-
-    def sweep(carry):
-        rows, scale, _, sweeps = carry
-        order, _ = _descending(scale)
-        start = (rows[order], scale[order], jnp.zeros((), v.dtype))
-        return *lax.fori_loop(0, len(rows) - 1, rotate, start), sweeps + 1
-
-    def unfinished(carry):
-        return (carry[2] > noise) & (carry[3] < _MAX_SWEEPS)
-
-    rows, log_length = _unit(jnp.pad(v, (bye, (0, 0))))
-    scale = jnp.maximum(jnp.pad(log_scale, bye) + log_length, floor)
-    rows, scale, _, _ = lax.while_loop(unfinished, sweep, (rows, scale, jnp.array(jnp.inf, v.dtype), 0))
-    order = _descending(scale)[0][:n]
-    return jnp.where(scale[order] < floor / 2, -jnp.inf, scale[order]), rows[order]
+    return _graded.log_singular_values(log_scale, v)

@@ -24,7 +24,7 @@ and rounding of n·ε in the norm; ten times that for the size of the constants.
 def bounds(*matrices, activation=tanh):
     """The bounds of several matrices, as `vmap` would return them."""
     found = [network_bounds(jnp.asarray(w), activation) for w in matrices]
-    return jax.tree.map(lambda *leaves: np.stack(leaves), *found)
+    return jax.tree.map(lambda *leaves: jnp.asarray(np.stack(leaves)), *found)
 
 
 def radius(w):
@@ -323,18 +323,18 @@ def test_batches_and_compilation_change_nothing():
 def test_the_derivative_of_the_rate_is_that_of_the_minimum():
     # Along a random direction the central difference is off by h² f''' and MINIMUM/h, together below 1e-6 at h = 1e-5;
     # the derivative itself by 1/t and ε·t at t = 10/√ε, 1e-7, both times a condition of up to ten.
-    slope = jax.jit(jax.vmap(jax.grad(lambda w: network_bounds(w, sigmoid).rate)))
+    slope = jax.jit(jax.grad(lambda w: network_bounds(w, sigmoid).rate))
     h, direction = 1e-5, RNG.standard_normal((5, 5))
     for matrices in (DENSE, np.abs(DENSE), SPARSE):
         along = direction * (matrices != 0)
         steps = [bounds(*(matrices + sign * h * along), activation=sigmoid).rate for sign in (1, -1)]
-        came = slope(jnp.asarray(matrices))
+        came = np.stack([slope(jnp.asarray(w)) for w in matrices])
         np.testing.assert_allclose((came * along).sum((1, 2)), (steps[0] - steps[1]) / (2 * h), atol=1e-5)
         # The rate is homogeneous of degree one: Σ W ∂rate/∂W = rate (Euler), exactly so on the central path.
         rate = bounds(*matrices, activation=sigmoid).rate
         np.testing.assert_allclose((came * matrices).sum((1, 2)), rate, rtol=1e-9)
     for flat in (np.zeros((5, 5)), np.triu(DENSE[0], 1), np.eye(5)):
-        assert jnp.isfinite(slope(jnp.asarray(flat)[None])).all()
+        assert jnp.isfinite(slope(jnp.asarray(flat))).all()
 
 
 def test_second_derivatives_of_the_rate_are_not_made_up():
@@ -385,9 +385,10 @@ def test_switching_units_can_grow_though_the_radius_is_below_one():
 
 
 def test_no_product_is_missed():
-    for w in (*np.random.default_rng(2).standard_normal((4, 3, 3)), np.random.default_rng(3).integers(-1, 2, (3, 3))):
-        lower, upper = joint_spectral_radius(jnp.asarray(w, float), 1.0, depth=4)
-        # The eigenvalues of products of four factors are good to n·ε·condition; ρ^{1/k} a quarter of that.
+    rng = np.random.default_rng(2)
+    for w in (*rng.standard_normal((4, 3, 3)), rng.integers(-1, 2, (3, 3)).astype(float)):
+        lower, upper = joint_spectral_radius(jnp.asarray(w), 1.0, depth=4)
+        # The eigenvalues of products of four factors are good to n·ε·condition; ρ^{1/k} to a quarter of that.
         np.testing.assert_allclose(lower, every_product(w, 4), rtol=1e-10)
         assert lower <= upper <= float(bounds(w).scaled_norm[0]) * (1 + 8 * EPS)
 

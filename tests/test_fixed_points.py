@@ -36,6 +36,8 @@ ZOO = {
     "overflow": lambda x: 1e200 * (x**3 - 1.0),
     "half a line": lambda x: 1 + jnp.log(x),  # a double root at 1, no map left of 0
     "corner": jnp.sqrt,
+    "vertical": lambda x: jnp.sqrt(x) + 1,
+    "arctangent": lambda x: x + jnp.arctan(x),
     "pitfall": lambda x: jnp.sqrt(x) - 0.5,
 }
 """Maps of one unit, well and badly behaved."""
@@ -306,6 +308,8 @@ def test_no_method_claims_success_without_a_small_residual(method, name):
         result = solve(zoo, jnp.array([start]), which(name), method=method)
         g = np.asarray(zoo(jnp.asarray(result.x), which(name)) - result.x)
         np.testing.assert_equal(result.residual, np.abs(g).max() if np.isfinite(g).all() else np.inf)
+        before = np.abs(zoo(jnp.array([start]), which(name)) - start).max()
+        assert result.residual <= np.nan_to_num(before, nan=np.inf)  # the best point met is never worse than the start
         size = np.abs(result.x).max()  # beyond 1/eps a residual of zero means nothing
         small = result.residual <= TOL * (1 + size) and size < 1 / EPS
         assert result.success == (result.status == "converged") == small
@@ -364,6 +368,7 @@ def test_scipys_solvers_find_what_newton_finds(solver):
         ("diverged", "no root to the right", 1.0, "continuous"),  # on 1 + 1/x it runs away from x > 0
         ("singular", "shift", 0.3, "discrete"),
         ("non_finite", "half a line", -1.0, "discrete"),
+        ("non_finite", "vertical", 0.0, "discrete"),  # the derivative is infinite
     ],
 )
 def test_every_status_word_is_earned(word, name, start, time):
@@ -434,6 +439,13 @@ def test_a_fixed_point_without_a_derivative_is_kept_but_not_called_stable():
     assert points.kind[corner] == "marginal"
     assert not points.stable[corner]
     assert points.stable[1 - corner]
+
+
+def test_a_step_is_no_longer_than_one_or_half_the_state():
+    # Whole Newton steps on arctan x diverge from |x| > 1.3917, where 2x = (1 + x²) arctan x; limited ones go to 0.
+    points = find(zoo, column(2.0, -30.0, 1e4), which("arctangent"))
+    assert points.status.tolist() == ["converged"] * 3
+    assert positions(points).tolist() == [0.0]
 
 
 def test_a_limit_on_steps_is_kept():

@@ -1,0 +1,249 @@
+"""Products of matrices: every log singular value right at any length, against mpmath and closed forms."""
+
+import jax
+import jax.numpy as jnp
+import mpmath
+import numpy as np
+import pytest
+
+from rnn_dynamics import products
+
+EPS = np.finfo(float).eps
+
+
+def gaussian(num, n, seed=0):
+    return np.random.default_rng(seed).standard_normal((num, n, n))
+
+
+def orthogonal(num, n, seed=0):
+    q, r = np.linalg.qr(gaussian(num, n, seed))
+    return q * np.sign(np.diagonal(r, axis1=1, axis2=2))[:, None, :]
+
+
+def mpmath_log_singular_values(matrices, digits):
+    """ln σ of A_T ··· A_1 from the eigenvalues of its Gram matrix, with digits enough to hold their whole span."""
+    with mpmath.workdps(digits):
+        product = mpmath.eye(matrices.shape[1])
+        for matrix in matrices:
+            product = mpmath.matrix(matrix.tolist()) * product
+        values = mpmath.eigsy(product.T * product, eigvals_only=True)
+        return sorted((float(mpmath.log(value) / 2) if value > 0 else -np.inf for value in values), reverse=True)
+
+
+def test_400_random_matrices_agree_with_mpmath_in_every_singular_value():
+    matrices = gaussian(400, 6)
+    # the exponents of a Gaussian 6 × 6 product span 2.6 nats a step: 450 decimal orders, twice that in the Gram matrix
+    exact = mpmath_log_singular_values(matrices, 1200)
+    found = products.from_matrices(jnp.asarray(matrices)).log_singular_values()
+    # a rounding of ε κ(A_t) a step, the worst κ of 400 Gaussian matrices near 3000: at the very most 3e-10
+    np.testing.assert_allclose(found, exact, rtol=0, atol=1e-10)
+
+
+def test_100_000_matrices_of_known_product_span_thousands_of_orders_of_magnitude():
+    num, n = 100_000, 4
+    generator = np.random.default_rng(1)
+    d = np.exp(generator.uniform(-0.3, 0.3, (num, n)) + np.array([0.8, 0.3, -0.2, -0.9]))
+    q = orthogonal(num + 1, n, seed=2)
+    matrices = q[1:] * d[:, None, :] @ q[:-1].swapaxes(1, 2)  # Q_t D_t Q_{t-1}ᵀ: the product is Q_T (Π D) Q_0ᵀ
+    exact = np.log(d).sum(axis=0)
+    assert (exact[0] - exact[-1]) / np.log(10) > 70_000
+    found = products.from_matrices(jnp.asarray(matrices)).log_singular_values()
+    # roundings of a few ε κ(A_t) a step, κ < 10, add up like a random walk: far below 1e-8 of 10^5 nats
+    np.testing.assert_allclose(found, exact, rtol=1e-11)
+
+
+def test_a_badly_ordered_triangular_factor_does_not_overflow():
+    # [[1/2, 1], [0, 2]]^T = [[2^-T, (2^T - 2^-T)/1.5], [0, 2^T]]: σ₁ = 2^T √(1 + 1/2.25) and det = 1
+    for matrix in ([[0.5, 1.0], [0.0, 2.0]], [[2.0, 0.0], [1.0, 0.5]]):
+        found = products.from_matrices(jnp.tile(jnp.array(matrix), (5000, 1, 1))).log_singular_values()
+        top = 5000 * np.log(2) + np.log(1 + 1 / 2.25) / 2
+        np.testing.assert_allclose(found, [top, -top], rtol=1e-12)
+
+
+def test_a_repeated_jordan_block_keeps_its_polynomial_growth():
+    # [[1, 1], [0, 1]]^T = [[1, T], [0, 1]]: σ = (√(T² + 4) ± T)/2, ln σ = ±asinh(T/2)
+    for num in (10, 1000, 100_000):
+        found = products.from_matrices(jnp.tile(jnp.array([[1.0, 1.0], [0.0, 1.0]]), (num, 1, 1)))
+        np.testing.assert_allclose(
+            found.log_singular_values(), np.arcsinh([num / 2, -num / 2]), rtol=0, atol=num * EPS * 4
+        )
+
+
+def test_nearly_equal_exponents_agree_with_mpmath():
+    matrices = orthogonal(200, 5, seed=3) + 1e-3 * gaussian(200, 5, seed=4)
+    exact = mpmath_log_singular_values(matrices, 60)
+    found = products.from_matrices(jnp.asarray(matrices)).log_singular_values()
+    np.testing.assert_allclose(found, exact, rtol=0, atol=200 * 5 * EPS * 10)
+
+
+def test_saturated_network_jacobians_agree_with_mpmath():
+    # W diag(σ') with slopes down to e^-30: columns of very different size
+    generator = np.random.default_rng(5)
+    matrices = generator.standard_normal((60, 4, 4)) * np.exp(-generator.uniform(0, 30, (60, 1, 4)))
+    exact = mpmath_log_singular_values(matrices, 2500)
+    found = products.from_matrices(jnp.asarray(matrices)).log_singular_values()
+    np.testing.assert_allclose(found, exact, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("c", [0.3, 1.0, 5.0])
+def test_a_multiple_of_orthogonal_matrices_has_equal_singular_values(c):
+    found = products.from_matrices(jnp.asarray(c * orthogonal(1000, 7)))
+    np.testing.assert_allclose(found.log_singular_values(), np.full(7, 1000 * np.log(c)), rtol=1e-12, atol=1e-11)
+
+
+def test_what_the_floats_cannot_hold_is_infinite_or_zero_and_never_nan():
+    array = products.from_matrices(jnp.tile(5.0 * jnp.eye(3), (1000, 1, 1))).to_array()
+    np.testing.assert_array_equal(array, np.where(np.eye(3, dtype=bool), np.inf, 0.0))
+    array = products.from_matrices(jnp.tile(-0.1 * jnp.eye(3), (1001, 1, 1))).to_array()
+    np.testing.assert_array_equal(array, np.zeros((3, 3)))
+    mixed = products.from_matrices(jnp.tile(jnp.diag(jnp.array([-10.0, 0.1])), (501, 1, 1))).to_array()
+    np.testing.assert_array_equal(mixed, [[-np.inf, 0.0], [0.0, 0.0]])
+
+
+def test_a_short_product_written_out_is_the_plain_product():
+    matrices = gaussian(5, 6)
+    plain = np.linalg.multi_dot(matrices[::-1])
+    product = products.from_matrices(jnp.asarray(matrices))
+    np.testing.assert_allclose(product.to_array(), plain, rtol=0, atol=1e-13 * np.abs(plain).max())
+    vector = np.arange(1.0, 7.0)
+    direction, log_norm = product.apply(jnp.asarray(vector))
+    np.testing.assert_allclose(direction * np.exp(log_norm), plain @ vector, rtol=0, atol=1e-12 * np.abs(plain).max())
+    np.testing.assert_allclose(np.asarray(product.u).T @ product.u, np.eye(6), rtol=0, atol=1e-14)
+
+
+def test_a_lost_direction_is_minus_infinity_and_leaves_the_others_right():
+    # rank 2 of 3, by a zero column, a zero row, and a hidden dependence
+    for singular in (np.diag([1.0, 0.0, 2.0]), np.array([[1.0, 2.0, 3.0], [0, 1, 1], [1, 3, 4]])):
+        matrices = np.concatenate([gaussian(20, 3, 6), singular[None], gaussian(20, 3, 7)])
+        found = products.from_matrices(jnp.asarray(matrices))
+        exact = mpmath_log_singular_values(matrices, 300)
+        np.testing.assert_allclose(found.log_singular_values()[:2], exact[:2], rtol=0, atol=1e-11)
+        assert float(found.log_singular_values()[2]) == -np.inf
+        assert float(found.log_abs_det()) == -np.inf
+        assert np.isfinite(found.log_norm())
+        assert np.isfinite(found.to_array()).all()
+
+
+def test_the_zero_matrix_ends_every_product():
+    matrices = jnp.asarray(gaussian(5, 3)).at[2].set(0.0)
+    found = products.from_matrices(matrices)
+    assert np.isneginf(found.log_singular_values()).all()
+    assert float(found.log_norm()) == -np.inf
+    np.testing.assert_array_equal(found.to_array(), np.zeros((3, 3)))
+    assert float(found.apply(jnp.ones(3))[1]) == -np.inf
+
+
+def test_one_dimension_is_the_sum_of_logarithms_with_the_sign():
+    numbers = np.random.default_rng(8).uniform(-2, 2, 1000)
+    found = products.from_matrices(jnp.asarray(numbers[:, None, None]))
+    np.testing.assert_allclose(found.log_singular_values(), [np.log(np.abs(numbers)).sum()], rtol=1e-12)
+    few = products.from_matrices(jnp.asarray(numbers[:3, None, None])).to_array()
+    np.testing.assert_allclose(few, [[numbers[:3].prod()]], rtol=1e-14)
+
+
+def test_no_matrices_give_the_identity():
+    found = products.from_matrices(jnp.empty((0, 3, 3)))
+    np.testing.assert_array_equal(found.to_array(), np.eye(3))
+    assert products.cumulative(jnp.empty((0, 3, 3))).log_scale.shape == (0, 3)
+
+
+def test_determinant_norm_and_singular_values_agree():
+    product = products.from_matrices(jnp.asarray(gaussian(300, 6, 9)))
+    logs = product.log_singular_values()
+    assert (np.diff(logs) <= 0).all()
+    assert float(product.log_norm()) == pytest.approx(float(logs[0]), abs=1e-12 * abs(float(logs[0])))
+    assert float(product.log_abs_det()) == pytest.approx(float(logs.sum()), abs=1e-10)
+    exact = np.linalg.slogdet(gaussian(300, 6, 9))[1].sum()
+    assert float(product.log_abs_det()) == pytest.approx(exact, abs=1e-9)
+
+
+def test_composition_is_the_product_and_associative():
+    matrices = jnp.asarray(gaussian(300, 6, 10))
+    whole = products.from_matrices(matrices).log_singular_values()
+    a, b, c = (products.from_matrices(part) for part in (matrices[:100], matrices[100:120], matrices[120:]))
+    left = products.compose(products.compose(c, b), a).log_singular_values()
+    right = products.compose(c, products.compose(b, a)).log_singular_values()
+    np.testing.assert_allclose(left, whole, rtol=0, atol=1e-9)
+    np.testing.assert_allclose(right, whole, rtol=0, atol=1e-9)
+
+
+def test_composition_with_nothing_and_with_zero():
+    product = products.from_matrices(jnp.asarray(gaussian(50, 4, 11)))
+    logs = product.log_singular_values()
+    for composed in (products.compose(product, products.identity(4)), products.compose(products.identity(4), product)):
+        np.testing.assert_allclose(composed.log_singular_values(), logs, rtol=0, atol=1e-11)
+    zero = products.from_matrices(jnp.zeros((1, 4, 4)))
+    assert np.isneginf(products.compose(product, zero).log_singular_values()).all()
+    assert np.isneginf(products.compose(zero, product).log_singular_values()).all()
+
+
+def test_cumulative_holds_every_partial_product():
+    matrices = jnp.asarray(gaussian(40, 5, 12))
+    partial = products.cumulative(matrices)
+    assert partial.log_singular_values().shape == (40, 5)
+    for t in (1, 2, 17, 40):
+        alone = products.from_matrices(matrices[:t])
+        np.testing.assert_allclose(
+            partial.log_singular_values()[t - 1], alone.log_singular_values(), rtol=0, atol=1e-11
+        )
+        np.testing.assert_allclose(partial.log_norm()[t - 1], alone.log_norm(), rtol=0, atol=1e-11)
+
+
+def test_derivatives_are_those_of_the_plain_singular_values():
+    matrices = jnp.asarray(gaussian(4, 5, 13))
+    weights = jnp.asarray(np.random.default_rng(14).standard_normal(5))
+
+    def graded(matrices):
+        return weights @ products.from_matrices(matrices).log_singular_values()
+
+    def plain(matrices):
+        product = matrices[3] @ matrices[2] @ matrices[1] @ matrices[0]
+        return weights @ jnp.log(jnp.linalg.svd(product, compute_uv=False))
+
+    exact = jax.grad(plain)(matrices)
+    scale = float(jnp.abs(exact).max())
+    np.testing.assert_allclose(jax.grad(graded)(matrices), exact, rtol=0, atol=1e-8 * scale)
+    direction = jnp.asarray(gaussian(4, 5, 15))
+    forward = jax.jvp(graded, (matrices,), (direction,))[1]
+    assert float(forward) == pytest.approx(float(jnp.sum(exact * direction)), rel=1e-8)
+
+
+def test_jit_and_vmap_change_nothing():
+    batch = jnp.asarray(gaussian(3 * 30, 4, 16).reshape(3, 30, 4, 4))
+    together = jax.jit(jax.vmap(lambda m: products.from_matrices(m).log_singular_values()))(batch)
+    for i in range(3):
+        np.testing.assert_allclose(
+            together[i], products.from_matrices(batch[i]).log_singular_values(), rtol=0, atol=1e-11
+        )
+
+
+def test_float32_is_right_to_its_own_rounding():
+    matrices = gaussian(200, 4, 17)
+    exact = products.from_matrices(jnp.asarray(matrices)).log_singular_values()
+    found = products.from_matrices(jnp.asarray(matrices, jnp.float32)).log_singular_values()
+    assert found.dtype == jnp.float32
+    # 200 roundings of ε κ(A_t), κ below 1000 and mostly near 10
+    np.testing.assert_allclose(found, exact, rtol=0, atol=200 * 100 * float(jnp.finfo(jnp.float32).eps))
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: products.from_matrices(jnp.ones((3, 2, 4))), r"matrices.*\(3, 2, 4\)"),
+        (lambda: products.from_matrices(jnp.ones((3, 3))), r"matrices.*\(3, 3\)"),
+        (lambda: products.from_matrices(jnp.ones((3, 2, 2), int)), "matrices.*int"),
+        (lambda: products.from_matrices(jnp.full((3, 2, 2), jnp.nan)), "matrices must be finite.*12"),
+        (lambda: products.cumulative(jnp.ones((3, 0, 0))), "at least 1 by 1"),
+        (lambda: products.identity(0), "n must be.*0"),
+        (lambda: products.identity(2, int), "dtype"),
+        (lambda: products.multiply(jnp.ones((3, 3)), products.identity(2)), r"matrix.*\(2, 2\).*\(3, 3\)"),
+        (lambda: products.compose(products.identity(2), products.identity(3)), "earlier.*2.*3"),
+        (lambda: products.compose(products.identity(2), jnp.eye(2)), "earlier must be a Product"),
+        (lambda: products.identity(2).apply(jnp.ones(3)), r"vector.*\(2,\).*\(3,\)"),
+        (lambda: products.Product(jnp.eye(2), jnp.zeros(3), jnp.eye(2)), r"log_scale.*\(3,\)"),
+    ],
+)
+def test_misuse_is_named(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
