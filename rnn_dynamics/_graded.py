@@ -99,6 +99,7 @@ def eliminate(b, left, right):
 
 @jax.custom_jvp
 def log_singular_values(log_scale, v):
+    """ln σ of diag(e^log_scale)·v, descending; differentiable where the singular values are distinct."""
     return _jacobi(log_scale, v)[0]
 
 

@@ -85,7 +85,7 @@ class Bounds(equinox.Module):
         spectral_norm: ‖W‖₂.
         spectral_radius: ρ(W), which rules the powers of W, not products of different Jacobians: no bound.
         perron: ρ(|W|).
-        scaled_norm: ‖DWD⁻¹‖₂, least over positive diagonal D; at most ρ(|W|), and equal to it for W ≥ 0.
+        scaled_norm: ‖DWD⁻¹‖₂, least over positive diagonal D; for irreducible W at most ρ(|W|), equal for W ≥ 0.
         scaling: The diagonal of that D; its geometric mean is 1.
         rate: γ·min(spectral_norm, scaled_norm, perron): the certified growth per step in the long run.
     """
@@ -125,7 +125,7 @@ def network_bounds(w_rec: Float[Array, "n n"], activation: Activation) -> Bounds
 
     scaled_norm is the true norm for the D returned, about 1e-12 (float32: 1e-5) above the minimum. Where W is reducible
     (some connections are on no cycle) the infimum is not attained, and κ(D) ends at 1/ε per level or at the root of the
-    largest float. First derivatives only: there D is constant, and so are zeros of W that are on no cycle.
+    largest float. Second derivatives are NaN; in the first, D is constant, and so are zeros of W that are on no cycle.
 
     Args:
         w_rec: The recurrent weights.

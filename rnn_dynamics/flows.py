@@ -170,7 +170,6 @@ def _integrate(field, x0, times, inputs, rtol, atol):
 
     def advance(x, interval):
         duration, u = interval
-        duration = jnp.where(jnp.isfinite(x).all(), duration, 0)  # nothing is left to solve after a blow-up
         x = _solve(field, x, duration, u, rtol, atol)
         return x, x
 
@@ -195,12 +194,12 @@ def _push(field, x, tangents, duration, u, rtol, atol):
 
 
 def _solve(field, x, duration, u, rtol, atol):
+    duration = jnp.where(jnp.isfinite(x).all(), duration, 0)  # nothing is left to solve after a blow-up
     coarser = jnp.maximum(1, 4 * jnp.finfo(x.dtype).eps / rtol)
     rtol, atol = ((coarser * tolerance).astype(x.dtype) for tolerance in (rtol, atol))
     controller = diffrax.PIDController(
         rtol=rtol,
         atol=atol,
-        norm=_size,
         dtmin=16 * jnp.finfo(x.dtype).eps * duration,  # shortening still shorter steps no longer moves their ends
         force_dtmin=False,
     )
@@ -218,9 +217,3 @@ def _solve(field, x, duration, u, rtol, atol):
     )
     ends = solution.ys[0]  # pyright: ignore[reportOptionalSubscript]
     return jnp.where(solution.result == diffrax.RESULTS.successful, ends, jnp.inf)
-
-
-def _size(error):
-    """Root mean square. NaN, where a stage left the floats, counts as infinite: the step is refused and shortened."""
-    size = jnp.sqrt(jnp.mean(jax.lax.stop_gradient(error) ** 2))
-    return jnp.where(jnp.isnan(size), jnp.inf, size)

@@ -144,8 +144,8 @@ def contributions(
     Example:
         >>> from rnn_dynamics.models.reference import Logistic
         >>> terms = contributions(Logistic(2.0), jnp.array([0.5]), None, lambda x: x[0], num_steps=3)
-        >>> terms.r  # x = 1/2 stays, its multiplier is 0: only the last step counts
-        Array([0.  , 0.  , 0.25], dtype=float64)
+        >>> print(terms.r)  # x = 1/2 stays, its multiplier is 0: only the last step counts
+        [0.   0.   0.25]
 
     References:
         Pascanu, Mikolov, Bengio (2013), eq. 4.

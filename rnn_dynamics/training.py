@@ -94,4 +94,5 @@ def _descend(loss, parameters, rate, num_steps, max_norm):
         return after, (free, value, norm)
 
     _, history = jax.lax.scan(advance, free, length=num_steps + 1)  # where the last step leads is never looked at
-    return History(equinox.combine(history[0], fixed), *history[1:])
+    visited, losses, norms = jax.tree.map(lambda run: run.astype(run.dtype), history)  # no longer weakly typed
+    return History(equinox.combine(visited, fixed), losses, norms)

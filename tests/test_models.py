@@ -138,17 +138,17 @@ def test_the_pre_activation_is_what_the_slope_is_taken_at():
     [
         ("sigmoid", 0.01, 0.01),
         ("basic_tanh", 0.1, 0.1),
-        ("gaussian", 1.5 / 200**0.5, 1 / 50**0.5),
+        ("gaussian", 1.5 / 100**0.5, 1 / 50**0.5),
         ("smart_tanh", 0, 0.01),
     ],
 )
 def test_weights_have_the_stated_deviations_and_biases_are_zero(kind, rec, inp):
-    network = PascanuRNN.initialise(kind, 200, 50, seed=3, gain=1.5)
+    network = PascanuRNN.initialise(kind, 100, 50, seed=3, gain=1.5)
     for weights, deviation in ((network.w_rec, rec), (network.w_in, inp)):
         if deviation:  # five standard errors of N normal numbers: 5/√(2N) of the deviation, 5/√N for the mean
             assert np.std(weights) == pytest.approx(deviation, rel=5 / np.sqrt(2 * weights.size))
             assert abs(np.mean(weights)) < 5 * deviation / np.sqrt(weights.size)
-    np.testing.assert_array_equal(network.b, np.zeros(200))
+    np.testing.assert_array_equal(network.b, np.zeros(100))
     assert network.activation is (activations.sigmoid if kind == "sigmoid" else activations.tanh)
 
 

@@ -232,6 +232,10 @@ def test_float32_overflows_and_returns_as_float64_does():
     s = to_parameter(lambda p: lambda x, u: u * x + p, 0.0, tiny, inputs)[:, 0]
     assert (s[200], s.dtype) == (np.inf, jnp.float32)
     np.testing.assert_allclose(s[-1], 3.0, rtol=4 * 2.0**-23)
+    # p in play at both ends of a decay to 2^-200, below float32: its second effect must not be scaled out of range.
+    switched = jnp.stack([inputs[::-1], jnp.zeros(400, jnp.float32).at[jnp.array([0, 200])].set(1.0)], axis=1)
+    s = to_parameter(lambda p: lambda x, u: u[0] * x + p * u[1], 0.0, tiny, switched)[:, 0]
+    np.testing.assert_array_equal(s[jnp.array([1, 100, 201])], np.float32([1.0, 2.0**-99, 1.0]))
 
 
 def test_second_derivatives_see_entries_that_are_zero():  # A = [[a, 0], [p, a²]]: A² = [[a², 0], [p (a + a²), a⁴]]
