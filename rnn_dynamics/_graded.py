@@ -37,6 +37,7 @@ def descending(sizes):
 
 
 def row_sorted_qr(a):
+    """QR with the rows taken in order of size, so that small rows keep their digits."""
     order, place = descending(jnp.max(jnp.abs(a), axis=1))
     q, r = qr(a[order])
     return q[place], r
