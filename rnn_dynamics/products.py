@@ -257,8 +257,11 @@ def _from_matrices(matrices):
 
 @jit
 def _cumulative(matrices):
-    start = identity(matrices.shape[1], matrices.dtype)
-    return lax.scan(lambda product, matrix: (_multiply(matrix, product),) * 2, start, matrices)[1]
+    def advance(product, matrix):
+        product = _multiply(matrix, product)
+        return product, product
+
+    return lax.scan(advance, identity(matrices.shape[1], matrices.dtype), matrices)[1]
 
 
 def _by_rows(matrix):
