@@ -208,8 +208,7 @@ def omega(
 
 def _checked_norm(max_norm):
     max_norm = _check.number("max_norm", max_norm)
-    if _check.known(max_norm) and not max_norm > 0:
-        raise ValueError(f"max_norm must be positive; got {max_norm}")
+    _check.within("max_norm", max_norm, "be positive", lambda value: value > 0)
     return max_norm
 
 

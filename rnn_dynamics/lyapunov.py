@@ -270,8 +270,10 @@ def _check_exponents(exponents):
     exponents = _check.floats("exponents", exponents, "k", check_finite=False)
     if len(exponents) == 0:
         raise ValueError("exponents must hold at least one; got none")
-    if _check.known(exponents) and not bool((exponents < jnp.inf).all() & (exponents[1:] <= exponents[:-1]).all()):
-        raise ValueError(f"exponents must be descending, and neither NaN nor +inf; got {exponents}")
+    allowed = "be descending, and neither NaN nor +inf"
+    _check.within(
+        "exponents", exponents, allowed, lambda values: (values < np.inf).all() & (values[1:] <= values[:-1]).all()
+    )
     return exponents
 
 

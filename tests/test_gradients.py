@@ -388,3 +388,10 @@ def test_clipping_chains_with_any_optimiser():
 def test_misuse_of_back_propagation_is_named(call, message):
     with pytest.raises(ValueError, match=message):
         call(lambda x, u: x, jnp.ones((4, 1)))
+
+
+def test_a_limit_captured_by_a_callers_jit_is_checked_and_used():
+    limit = jnp.array(1.0)
+    clipped, norm = jax.jit(lambda g: gradients.clip_by_norm(g, limit))(jnp.array([3.0, 4.0]))
+    np.testing.assert_allclose(clipped, [0.6, 0.8], rtol=1e-15)
+    assert float(norm) == 5.0

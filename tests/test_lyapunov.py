@@ -400,3 +400,8 @@ def test_misuse_of_the_rest_is_named():
                 function(bad)
     with pytest.raises(ValueError, match=r"xs.*\(1, 2\)"):
         lyapunov.participation_ratio(jnp.ones((1, 2)))
+
+
+def test_exponents_captured_by_a_callers_jit_are_checked_and_used():
+    exponents = jnp.array([0.2, -0.5, -jnp.inf, -jnp.inf])
+    assert float(jax.jit(lambda: lyapunov.kaplan_yorke(exponents))()) == pytest.approx(1.4, abs=1e-15)  # 1 + 0.2/0.5
