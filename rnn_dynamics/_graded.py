@@ -111,7 +111,10 @@ def _(primals, tangents):
     (log_scale, v), (dl, dv) = primals, tangents
     log_sigma, vt = _jacobi(log_scale, v)
     live = log_scale > -jnp.inf
-    h = jnp.where(live, jnp.linalg.solve(v.T, vt.T).T, 0)
+    # Where e^{l_i} < σ_k, V⁻¹ would round H away; there it is e^{2 l_i}/σ_k² v_i·ṽ_k to full accuracy.
+    distance = log_scale - jnp.where(log_sigma == -jnp.inf, 0, log_sigma)[:, None]
+    h = jnp.where(distance < 0, jnp.exp(2 * jnp.minimum(distance, 0)) * (vt @ v.T), jnp.linalg.solve(v.T, vt.T).T)
+    h = jnp.where(live, h, 0)
     change = (jnp.where(live, dl, 0)[:, None] * v + dv) @ vt.T
     return log_sigma, jnp.where(log_sigma > -jnp.inf, jnp.sum(h * change.T, axis=1), 0)
 

@@ -136,8 +136,8 @@ def multiply(matrix: Float[Array, "n n"], product: Product) -> Product:
 
     One QR decomposition; another where the columns of `matrix` differ much in size, as those of W·diag(σ′) do in a
     saturated network, and another where v has become skew (under `jax.vmap`, always three). Backward stable: exact for
-    a factor whose rows and columns, each at its own size, are off by a few ε. Zero rows and columns give scales of
-    exactly -inf; a factor singular in a less visible way gives what rounding leaves, about ln ε.
+    a factor whose rows and columns, each at its own size, are off by a few ε. A factor singular to within such an error
+    (90 ε; in float32, ε) gives scales of exactly -inf, and derivatives of the others stay right.
 
     Returns:
         The product, in the wider of the two dtypes.
@@ -195,6 +195,8 @@ def cumulative(matrices: Float[Array, "T n n"]) -> Product:
 
 def compose(later: Product, earlier: Product) -> Product:
     r"""later · earlier, associative up to rounding; `jax.vmap` it for products with leading axes.
+
+    Derivatives are NaN where `later` is singular; those of `multiply` and `from_matrices` are right there too.
 
     Raises:
         ValueError: products of different sizes, or with leading axes.
@@ -329,13 +331,29 @@ def _(primals, tangents):
 @jax.default_matmul_precision("highest")
 def _compose(later, earlier):
     (u2, left, v2), (u1, right, v1) = _straight(later), _straight(earlier)
-    columns, log_scale, rows = _graded.eliminate(v2 @ u1, left, right)
+    left, b = _regular(left, v2 @ u1)
+    columns, log_scale, rows = _graded.eliminate(b, left, right)
     return _scaled(*_graded.qr(u2 @ columns), log_scale, rows @ v1)
+
+
+@jax.custom_jvp
+def _regular(log_scale, b):
+    """Both as they are, with a derivative only where no scale is -inf."""
+    return log_scale, b
+
+
+@_regular.defjvp
+def _(primals, tangents):
+    # What a zero singular value of the later product changes to is not stored, and the earlier product can make it
+    # count: NaN rather than a wrong number. As a factor, for reverse mode would drop a `where`.
+    factor = jnp.where(jnp.any(primals[0] == -jnp.inf), jnp.nan, 1)
+    return primals, tuple(factor.astype(tangent.dtype) * tangent for tangent in tangents)
 
 
 def _method(signature):
     """Compiles a method of Product, written here for one product, and gives it leading axes."""
-    return lambda function: jit(jnp.vectorize(function, signature=signature))
+    exact = jax.default_matmul_precision("highest")
+    return lambda function: jit(exact(jnp.vectorize(function, signature=signature)))
 
 
 def _top(log_scale):
@@ -345,10 +363,13 @@ def _top(log_scale):
 
 @_method("(n,n),(n),(n,n)->(n,n)")
 def _to_array(u, log_scale, v):
-    top = _top(log_scale)
-    # In two steps, and never times infinity: 0 stays 0, and e^top may overflow where the entry does not.
-    half = jnp.exp(jnp.minimum(top / 2, jnp.log(jnp.finfo(v.dtype).max) - 1))
-    return (u * jnp.exp(log_scale - top)) @ v * half * half
+    # Scales that the floats hold are added up as they are; beside larger ones they would round to 0, which matters
+    # where those have exact zeros. The larger in two steps, and never times infinity: 0 stays 0.
+    limit = jnp.log(jnp.finfo(v.dtype).max) - jnp.log(len(v)) - 1
+    large, top = log_scale > limit, _top(log_scale)
+    half = jnp.exp(jnp.minimum(top / 2, limit))
+    overflowing = (u * jnp.where(large, jnp.exp(jnp.maximum(log_scale - top, -limit / 2)), 0)) @ v * half * half
+    return overflowing + (u * jnp.where(large, 0, jnp.exp(jnp.minimum(log_scale, limit)))) @ v
 
 
 @_method("(n,n),(n),(n,n),(n)->(n),()")
