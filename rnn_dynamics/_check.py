@@ -9,6 +9,7 @@ import operator
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import equinox
 import jax
 import jax.core
 import jax.numpy as jnp
@@ -23,10 +24,13 @@ __all__ = [
     "inputs",
     "instance",
     "known",
+    "loss",
     "next_state",
     "number",
     "option",
+    "positive",
     "state",
+    "trajectory",
     "within",
 ]
 
@@ -67,6 +71,13 @@ def number(name: str, value: Any) -> Float[Array, ""]:
         except OverflowError as error:
             raise ValueError(f"{name} must be finite; got an integer beyond the floats") from error
     return floats(name, value)
+
+
+def positive(name: str, value: Any) -> Float[Array, ""]:
+    """`value` as a finite real scalar above 0."""
+    value = number(name, value)
+    within(name, value, "be positive", lambda v: v > 0)
+    return value
 
 
 def state(name: str, value: Any) -> Float[Array, " n"]:
@@ -130,6 +141,23 @@ def inputs(value: PyTree, num_steps: int | None) -> int:
     if not lengths:
         raise ValueError("inputs or num_steps must be given; got neither")
     return lengths.pop()
+
+
+def trajectory(xs: Any, inputs_: PyTree) -> Float[Array, "S n"]:
+    """`xs` as the states x_0 ... x_T of an orbit that `inputs_`, if any, drove: T steps of them."""
+    xs = floats("xs", xs, "T+1", "n")
+    if len(xs) == 0:
+        raise ValueError(f"xs must hold at least the initial state; got shape {xs.shape}")
+    inputs(inputs_, len(xs) - 1)
+    return xs
+
+
+def loss(function: Callable, argument: PyTree) -> None:
+    """Raises unless the loss gives a float scalar at this argument; only shapes are looked at."""
+    image = equinox.filter_eval_shape(function, argument)
+    if getattr(image, "shape", None) != () or not jnp.issubdtype(image.dtype, jnp.floating):
+        came = f"{image.dtype} of shape {image.shape}" if hasattr(image, "shape") else type(image).__name__
+        raise ValueError(f"loss must return a float scalar; it returned {came}")
 
 
 def next_state(step: Callable, x: Float[Array, " n"], u: PyTree = None, *, name: str = "step") -> Float[Array, " n"]:

@@ -14,7 +14,7 @@ import jax.core
 from jax.extend.core import get_opaque_trace_state
 from threadpoolctl import threadpool_limits
 
-__all__ = ["jit", "one_blas_thread", "top_level"]
+__all__ = ["jit", "on_one_blas_thread", "one_blas_thread", "top_level"]
 
 Function = TypeVar("Function", bound=Callable)
 
@@ -61,3 +61,14 @@ def jit(function: Function) -> Function:
 def one_blas_thread():
     """A context in which BLAS and LAPACK use one thread: small matrices run several times faster so."""
     return threadpool_limits(1, "blas")
+
+
+def on_one_blas_thread(function: Callable, *args):
+    """Calls a compiled loop of small linear algebra on one BLAS thread, and waits for it before the rest come back.
+
+    Inside a caller's transformation nothing runs yet, and a GPU has no BLAS threads: there it is a plain call.
+    """
+    if not top_level() or jax.default_backend() != "cpu":
+        return function(*args)
+    with one_blas_thread():
+        return jax.block_until_ready(function(*args))

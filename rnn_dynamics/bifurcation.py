@@ -106,8 +106,7 @@ def _carried(family, values, x0, num_kept, num_transient, inputs):
 
 
 def _promoted(family, values, x0, inputs):
-    first = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), inputs)
-    return _check.next_state(lambda x, u: family(values[0])(x, u), x0, first)
+    return _check.first_state(lambda x, u: family(values[0])(x, u), x0, inputs)
 
 
 def _settle(step, x, num_kept, num_transient, inputs):

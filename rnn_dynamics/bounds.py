@@ -18,7 +18,7 @@ from jaxtyping import Array, Bool, Float
 from scipy.sparse.csgraph import connected_components
 
 from rnn_dynamics import _check
-from rnn_dynamics._compile import jit, one_blas_thread
+from rnn_dynamics._compile import jit, on_one_blas_thread, one_blas_thread
 from rnn_dynamics.activations import Activation
 
 __all__ = ["Bounds", "joint_spectral_radius", "network_bounds", "spectral_norm", "spectral_radius"]
@@ -148,8 +148,7 @@ def network_bounds(w_rec: Float[Array, "n n"], activation: Activation) -> Bounds
     w_rec = _square("w_rec", w_rec)
     if not isinstance(activation, Activation) or not math.isfinite(activation.slope):
         raise ValueError(f"activation must be an Activation of finite slope; got {activation!r}")
-    with one_blas_thread():
-        return jax.block_until_ready(_network_bounds(w_rec, jnp.asarray(activation.slope, w_rec.dtype)))
+    return on_one_blas_thread(_network_bounds, w_rec, jnp.asarray(activation.slope, w_rec.dtype))
 
 
 def joint_spectral_radius(

@@ -84,7 +84,7 @@ def report(
         The report.
 
     Raises:
-        ValueError: no step, a loss that does not return a scalar; otherwise as `simulate.trajectory`.
+        ValueError: no step, a loss that does not return a float scalar; otherwise as `simulate.trajectory`.
 
     Example:
         >>> from rnn_dynamics.models import DoyaNeuron
@@ -99,9 +99,7 @@ def report(
     total = _check.inputs(inputs, num_steps)
     if total == 0:
         raise ValueError("inputs or num_steps must ask for at least one step; got 0")
-    image = jax.eval_shape(loss, x0)
-    if getattr(image, "shape", None) != ():
-        raise ValueError(f"loss must return a scalar; got {getattr(image, 'shape', type(image).__name__)}")
+    _check.loss(loss, x0)
     xs = simulate.trajectory(step, x0, inputs, num_steps=total)
     cotangent = jax.grad(loss)(xs[-1])
     exponent = float(lyapunov.spectrum(step, x0, inputs, num_steps=total, num_exponents=1).exponents[0])
@@ -112,18 +110,15 @@ def report(
     directions, log_norms = gradients.backpropagate(step, xs, inputs, cotangent)
     omega = float(gradients.omega(step, xs, inputs, directions[1:])) / total
     change = float(log_norms[0]) - float(log_norms[-1]) if np.isfinite(log_norms[-1]) else -math.inf
-    found = _network_of(step)
     saturated, certified = None, None
-    if found is not None:
-        saturated = _saturation(step, xs, inputs)
-        certified = bounds.network_bounds(found.w_rec, found.activation) if found.activation.slope < math.inf else None
+    if all(hasattr(step, name) for name in ("w_rec", "activation", "pre_activation")):
+        network: Any = step
+        saturated = _saturation(network, xs, inputs)
+        if network.activation.slope < math.inf:
+            certified = bounds.network_bounds(network.w_rec, network.activation)
     verdict = "vanishing" if change < -_HEALTHY else "exploding" if change > _HEALTHY else "healthy"
     sentence = f"{verdict}: {_extent(change, total)}; {_cause(verdict, exponent, saturated, certified)}"
     return Report(log_norms, change / total, exponent, omega, saturated, certified, verdict, sentence)
-
-
-def _network_of(step) -> Any:
-    return step if all(hasattr(step, name) for name in ("w_rec", "activation", "pre_activation")) else None
 
 
 def _saturation(network, xs, inputs):

@@ -26,7 +26,6 @@ _DIFFERENTIATED = {"hybr": {"xtol": 0.0}, "lm": {"xtol": 0.0, "ftol": 0.0}}
 _ESTIMATING = ("broyden1", "broyden2", "anderson", "linearmixing", "diagbroyden", "excitingmixing", "krylov", "df-sane")
 """Those that estimate what they need of dG/dx."""
 _METHODS = (*_DIFFERENTIATED, *_ESTIMATING)
-_exact = jax.default_matmul_precision("highest")
 
 
 class FixedPoints(equinox.Module):
@@ -198,7 +197,6 @@ def _defect_jacobian(step, x, u, time):
 
 
 @jit
-@_exact
 def _look(step, x, u, time):
     g = _defect(step, x, u, time)
     return g, _defect_jacobian(step, x, u, time), _size(g)
@@ -245,14 +243,12 @@ def _kinds(multipliers, residual, time):
 
 
 @jit
-@_exact
 def _linearise(step, xs, u, time):
     jacobian = jax.vmap(lambda x: jacobians.jacobian(step, x, u))(xs)
     return jacobian, stability.multipliers(jacobian, time=time)
 
 
 @jit
-@_exact
 def _newton(step, starts, u, time, tol, max_steps):
     def advance(carry):
         count, x, g, best, best_size, _ = carry

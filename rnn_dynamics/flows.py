@@ -62,7 +62,7 @@ def integrate(
     x0 = _check.state("x0", x0)
     times = _check.floats("times", times, "S")
     _check.within("times", times, "be strictly increasing and at least one", lambda t: len(t) > 0 and np.diff(t) > 0)
-    rtol, atol = _positive("rtol", rtol), _positive("atol", atol)
+    rtol, atol = _check.positive("rtol", rtol), _check.positive("atol", atol)
     _check.inputs(inputs, len(times) - 1)
     return _integrate(field, x0, times, inputs, rtol, atol)
 
@@ -87,7 +87,7 @@ class Euler(equinox.Module):
 
     def __init__(self, field: Callable, dt):
         self.field = field
-        self.dt = _positive("dt", dt)
+        self.dt = _check.positive("dt", dt)
 
     def __call__(self, x: Float[Array, " n"], u: PyTree = None) -> Float[Array, " n"]:
         """The next state."""
@@ -154,14 +154,8 @@ def push(
     """
     x = _check.state("x", x)
     tangents = _check.floats("tangents", tangents, len(x), "k")
-    duration = _positive("duration", duration)
-    return _push(field, x, tangents, duration, u, _positive("rtol", rtol), _positive("atol", atol))
-
-
-def _positive(name, value):
-    value = _check.number(name, value)
-    _check.within(name, value, "be positive", lambda v: v > 0)
-    return value
+    duration = _check.positive("duration", duration)
+    return _push(field, x, tangents, duration, u, _check.positive("rtol", rtol), _check.positive("atol", atol))
 
 
 @jit

@@ -46,7 +46,7 @@ def clip_by_norm(gradients: Gradients, max_norm: Float[Array, ""] | float) -> tu
     References:
         Pascanu, Mikolov, Bengio (2013), algorithm 1.
     """
-    return _clip(gradients, _checked_norm(max_norm))
+    return _clip(gradients, _check.positive("max_norm", max_norm))
 
 
 def clip(max_norm: Float[Array, ""] | float) -> optax.GradientTransformation:
@@ -70,7 +70,7 @@ def clip(max_norm: Float[Array, ""] | float) -> optax.GradientTransformation:
     References:
         Pascanu, Mikolov, Bengio (2013), algorithm 1.
     """
-    _checked_norm(max_norm)
+    _check.positive("max_norm", max_norm)
     return optax.stateless(lambda updates, params: clip_by_norm(updates, max_norm)[0])  # noqa: ARG005
 
 
@@ -108,7 +108,7 @@ def backpropagate(
     References:
         Pascanu, Mikolov, Bengio (2013), eq. 5 and 7.
     """
-    xs = _checked_trajectory(xs, inputs)
+    xs = _check.trajectory(xs, inputs)
     return _backpropagate(step, xs, inputs, _check.floats("cotangent", cotangent, xs.shape[1]))
 
 
@@ -139,7 +139,7 @@ def contributions(
         other leaf None. Memory: T times the parameters.
 
     Raises:
-        ValueError: step holds no parameter, loss does not return a scalar; otherwise as `simulate.trajectory`.
+        ValueError: step holds no parameter, loss does not return a float scalar; otherwise as `simulate.trajectory`.
 
     Example:
         >>> from rnn_dynamics.models.reference import Logistic
@@ -154,7 +154,7 @@ def contributions(
     num_steps = _check.inputs(inputs, num_steps)
     if not jax.tree.leaves(equinox.filter(step, equinox.is_inexact_array)):
         raise ValueError("step must be a pytree with floating-point arrays, such as a model; it holds none")
-    _checked_loss(loss, x0)
+    _check.loss(loss, x0)
     return _contributions(step, x0, inputs, loss, num_steps)
 
 
@@ -199,31 +199,11 @@ def omega(
     References:
         Pascanu, Mikolov, Bengio (2013), eq. 9 and 10.
     """
-    xs = _checked_trajectory(xs, inputs)
+    xs = _check.trajectory(xs, inputs)
     cotangents = _check.floats("cotangents", cotangents, len(xs) - 1, xs.shape[1])
     if not bound >= 0:
         raise ValueError(f"bound must be at least 0; got {bound}")
     return _omega(step, xs, inputs, cotangents, squared, immediate, bound)
-
-
-def _checked_norm(max_norm):
-    max_norm = _check.number("max_norm", max_norm)
-    _check.within("max_norm", max_norm, "be positive", lambda value: value > 0)
-    return max_norm
-
-
-def _checked_trajectory(xs, inputs):
-    xs = _check.floats("xs", xs, "T+1", "n")
-    if xs.size == 0:
-        raise ValueError(f"xs must hold at least the initial state; got shape {xs.shape}")
-    _check.inputs(inputs, len(xs) - 1)
-    return xs
-
-
-def _checked_loss(loss, x):
-    image = jax.eval_shape(loss, x)
-    if getattr(image, "shape", None) != ():
-        raise ValueError(f"loss must return a scalar; got {getattr(image, 'shape', type(image).__name__)}")
 
 
 def _unit(vector):

@@ -69,11 +69,7 @@ def along(step: Callable, xs: Float[Array, "S n"], inputs: PyTree = None) -> Flo
     References:
         Pascanu, Mikolov, Bengio (2013), eq. 5.
     """
-    xs = _check.floats("xs", xs, "T+1", "n")
-    if len(xs) == 0:
-        raise ValueError("xs must hold at least the initial state; got shape " + str(xs.shape))
-    _check.inputs(inputs, len(xs) - 1)
-    return _along(step, xs, inputs)
+    return _along(step, _check.trajectory(xs, inputs), inputs)
 
 
 def transition(

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, PyTree
 
 from rnn_dynamics import _check, flows, jacobians
-from rnn_dynamics._compile import jit, one_blas_thread, top_level
+from rnn_dynamics._compile import jit, on_one_blas_thread
 
 __all__ = [
     "Spectrum",
@@ -117,7 +117,7 @@ def spectrum(
     num_exponents, num_transient = _checked_counts(x0, total, num_exponents, num_transient)
     if interval != "auto":
         interval = _check.count("interval", interval, least=1)
-    return _on_one_thread(_spectrum, step, x0, inputs, total, num_exponents, num_transient, interval)
+    return on_one_blas_thread(_spectrum, step, x0, inputs, total, num_exponents, num_transient, interval)
 
 
 def flow_spectrum(
@@ -162,14 +162,13 @@ def flow_spectrum(
     """
     x0 = _check.state("x0", x0)
     for name, value in (("duration", duration), ("interval", interval), ("rtol", rtol), ("atol", atol)):
-        if not value > 0:
-            raise ValueError(f"{name} must be positive; got {value}")
+        _check.positive(name, value)
     if not transient >= 0:
         raise ValueError(f"transient must be at least 0; got {transient}")
     num_transient = round(transient / interval)
     total = num_transient + round(duration / interval)
     num_exponents, num_transient = _checked_counts(x0, total, num_exponents, num_transient)
-    return _on_one_thread(_flow_spectrum, field, x0, total, num_exponents, num_transient, interval, rtol, atol)
+    return on_one_blas_thread(_flow_spectrum, field, x0, total, num_exponents, num_transient, interval, rtol, atol)
 
 
 def kaplan_yorke(exponents: Float[Array, " k"]) -> Float[Array, ""]:
@@ -275,14 +274,6 @@ def _check_exponents(exponents):
         "exponents", exponents, allowed, lambda values: (values < np.inf).all() & (values[1:] <= values[:-1]).all()
     )
     return exponents
-
-
-def _on_one_thread(function, *args):
-    """Runs a loop of small QRs on one BLAS thread, which is several times faster than on all of them."""
-    if not top_level() or jax.default_backend() != "cpu":
-        return function(*args)
-    with one_blas_thread():
-        return jax.block_until_ready(function(*args))
 
 
 @jit

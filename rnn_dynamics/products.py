@@ -238,7 +238,6 @@ def _size(name, product):
 
 
 @jit
-@jax.default_matmul_precision("highest")
 def _multiply(matrix, product):
     u, log_scale, v = _straight(product)
     sizes = jnp.max(jnp.abs(matrix), axis=0)
@@ -328,7 +327,6 @@ def _(primals, tangents):
 
 
 @jit
-@jax.default_matmul_precision("highest")
 def _compose(later, earlier):
     (u2, left, v2), (u1, right, v1) = _straight(later), _straight(earlier)
     left, b = _regular(left, v2 @ u1)
@@ -352,8 +350,7 @@ def _(primals, tangents):
 
 def _method(signature):
     """Compiles a method of Product, written here for one product, and gives it leading axes."""
-    exact = jax.default_matmul_precision("highest")
-    return lambda function: jit(exact(jnp.vectorize(function, signature=signature)))
+    return lambda function: jit(jnp.vectorize(function, signature=signature))
 
 
 def _top(log_scale):

@@ -7,7 +7,6 @@ from collections.abc import Callable
 
 import equinox
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from rnn_dynamics import _check, gradients
@@ -64,21 +63,15 @@ def descend(
     References:
         Pascanu, Mikolov, Bengio (2013), algorithm 1.
     """
-    rate = _check.number("rate", rate)
-    max_norm = None if max_norm is None else _check.number("max_norm", max_norm)
-    for name, value in (("rate", rate), ("max_norm", max_norm)):
-        if value is not None and _check.known(value) and not value > 0:
-            raise ValueError(f"{name} must be positive; got {value}")
+    rate = _check.positive("rate", rate)
+    max_norm = None if max_norm is None else _check.positive("max_norm", max_norm)
     num_steps = _check.count("num_steps", num_steps)
     leaves = jax.tree.leaves(equinox.filter(parameters, equinox.is_inexact_array))
     if not leaves:
         raise ValueError("parameters must hold at least one float array; got none")
     for leaf in leaves:
         _check.finite("parameters", leaf)
-    image = equinox.filter_eval_shape(loss, parameters)
-    if getattr(image, "shape", None) != () or not jnp.issubdtype(image.dtype, jnp.floating):
-        came = f"{image.dtype} of shape {image.shape}" if hasattr(image, "shape") else type(image).__name__
-        raise ValueError(f"loss must return a float scalar; it returned {came}")
+    _check.loss(loss, parameters)
     return _descend(loss, parameters, rate, num_steps, max_norm)
 
 

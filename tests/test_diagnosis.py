@@ -97,7 +97,7 @@ def test_it_prints_as_a_short_table_that_starts_with_the_verdict():
     [
         ({"num_steps": 0}, "at least one step.*0"),
         ({"num_steps": None}, "inputs or num_steps"),
-        ({"loss": jnp.sin}, r"loss must return a scalar.*\(2,\)"),
+        ({"loss": jnp.sin}, r"loss must return a float scalar.*\(2,\)"),
         ({"inputs": jnp.ones((3, 1)), "num_steps": 4}, "4 steps long.*3"),
     ],
 )

@@ -103,6 +103,9 @@ def test_pascanu_bifurcation_arrows_point_towards_stable_and_away_from_unstable_
     np.testing.assert_allclose(data["flow"], expit(5 * x + b) - x, rtol=0, atol=1e-15)
 
 
+# fig_doya_time
+
+
 def test_doya_time_orbits_settle_on_their_side_of_the_boundary():
     data = arrays("doya_time")
     low, boundary, high = data["equilibria"]
@@ -121,6 +124,9 @@ def test_doya_time_the_map_converges_to_the_ode_with_order_one():
     orders = np.log2(data["errors"][:-1] / data["errors"][1:])
     np.testing.assert_allclose(orders, 1, atol=0.05)  # the next term is O(ε), itself halved each time:
     assert abs(orders[-1] - 1) < 0.002
+
+
+# fig_wikipedia_sensitivity
 
 
 def test_wikipedia_sensitivity_the_settled_gradient_is_the_closed_form():
@@ -149,6 +155,9 @@ def test_wikipedia_sensitivity_explodes_at_the_boundary_and_vanishes_away_from_i
     assert np.abs(data["to_bias"]).min() > 0.01  # the bias is never forgotten
 
 
+# fig_wikipedia_wall
+
+
 def test_wikipedia_wall_the_loss_jumps_where_the_basin_changes():
     data = arrays("wikipedia_wall")
     b, loss = data["biases"], data["loss_1000"]
@@ -166,6 +175,9 @@ def test_wikipedia_wall_clipping_keeps_the_descent_that_is_thrown_off_without():
     assert data["plain_b"].max() > -1
     assert np.abs(np.diff(data["clipped_b"])).max() <= 0.1 + 1e-12  # rate × max_norm
     assert data["clipped_loss"][-1] < 1e-6 < 1e-2 < data["plain_loss"][-1]
+
+
+# fig_pascanu_divergence
 
 
 def test_pascanu_divergence_two_close_states_end_at_different_attractors():
@@ -237,6 +249,9 @@ def test_pascanu_error_surface_descent_is_thrown_off_and_the_rescaled_one_follow
         assert data[f"clipped_{number}_error"].min() < 0.02
 
 
+# fig_pascanu_jacobian_products
+
+
 def test_pascanu_jacobian_products_no_singular_value_exceeds_a_certified_bound():
     data = arrays("pascanu_jacobian_products")
     for name in ("sigmoid_0", "sigmoid_1", "sigmoid_2", "tanh_0", "tanh_1", "tanh_2", "counterexample"):
@@ -276,6 +291,9 @@ def test_pascanu_jacobian_products_note_3_vanishes_or_explodes_at_one_spectral_r
         np.testing.assert_allclose(even, np.stack([expected, expected], axis=1), rtol=1e-12)
 
 
+# fig_lyapunov_transition
+
+
 def test_lyapunov_transition_is_at_gain_one():
     data = arrays("lyapunov_transition")
     gains = data["gains"]
@@ -303,6 +321,9 @@ def test_lyapunov_transition_input_suppresses_chaos():
     assert (data["driven"][:, -1] < 0).all()
 
 
+# fig_gradient_exponent
+
+
 def test_gradient_exponent_the_slope_of_the_log_norms_is_the_largest_exponent():
     data = arrays("gradient_exponent")
     for name in ("stable", "critical", "chaotic"):
@@ -328,6 +349,9 @@ def test_gradient_exponent_the_contributions_have_their_published_values():
         assert found.sum() == pytest.approx(total, rel=1e-9)
 
 
+# fig_pasemann_attractor
+
+
 def test_pasemann_attractor_has_its_published_exponents_dimension_and_extent():
     data = arrays("pasemann_attractor")
     # 2e6 steps, computed independently: 0.2305 ± 0.0003, -3.3595 ± 0.0005, dimension 1.0686
@@ -339,6 +363,9 @@ def test_pasemann_attractor_has_its_published_exponents_dimension_and_extent():
     assert (high <= [1.87943 + 1e-5, 2.99999 + 1e-5]).all()
     np.testing.assert_allclose([low, high], [[-13.67016, -2.20527], [1.87943, 2.99999]], atol=0.01)
     np.testing.assert_allclose(data["points"].mean(axis=0), [-3.3844, 1.2984], atol=0.05)
+
+
+# fig_pascanu_regulariser
 
 
 def test_pascanu_regulariser_pushes_toward_gradients_that_keep_their_length():
