@@ -158,7 +158,7 @@ def test_a_sweep_that_keeps_nothing_has_the_right_shape():
 
 
 @pytest.mark.parametrize(
-    "number", [1, 2, bifurcation._CHUNK - 1, bifurcation._CHUNK, bifurcation._CHUNK + 1, 4096, 5001]
+    "number", [1, 2, bifurcation.orbits._CHUNK - 1, bifurcation.orbits._CHUNK, bifurcation.orbits._CHUNK + 1, 4096, 5001]
 )
 def test_every_value_has_its_orbit_whatever_the_chunks(number):
     values = np.linspace(0.5, 2.0, number)

@@ -1,6 +1,6 @@
-"""How the attractors of a family of maps change with its parameter.
+"""The orbit diagram: where the orbits of a family of maps settle, over its parameter.
 
-Row 8 of the layer table: above `fixed_points` and `simulate`.
+Row 8 of the layer table: above `simulate`.
 """
 
 from collections.abc import Callable

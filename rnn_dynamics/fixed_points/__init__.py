@@ -1,0 +1,9 @@
+"""Fixed points of maps, and equilibria of fields: found from many starts, merged, and classified.
+
+Row 6 of the layer table: above `jacobians` and `stability`. `results` stands first; `search` builds on it.
+"""
+
+from rnn_dynamics.fixed_points.results import FixedPoints
+from rnn_dynamics.fixed_points.search import find, solve
+
+__all__ = ["FixedPoints", "find", "solve"]

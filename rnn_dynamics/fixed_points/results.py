@@ -1,0 +1,191 @@
+"""What a search for fixed points returns, and what every search shares: when a point counts, which are one, what kind.
+
+Row 6 of the layer table: above `jacobians` and `stability`. Next: `search`.
+"""
+
+from collections.abc import Callable, Iterator
+
+import equinox
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Complex, Float, Int, PyTree
+
+from rnn_dynamics import jacobians, stability
+from rnn_dynamics._compile import jit
+
+__all__ = [
+    "CONVERGED",
+    "DIVERGED",
+    "MAX_STEPS",
+    "NON_FINITE",
+    "RUNNING",
+    "SINGULAR",
+    "STATUS",
+    "FixedPoints",
+    "allowed",
+    "collect",
+    "default_tol",
+    "defect",
+    "defect_jacobian",
+    "size",
+    "verdict",
+]
+
+STATUS = np.array(["converged", "max_steps", "diverged", "singular", "non_finite"])
+CONVERGED, MAX_STEPS, DIVERGED, SINGULAR, NON_FINITE, RUNNING = range(6)
+
+
+class FixedPoints(equinox.Module):
+    """Fixed points in ascending order of residual, and how each start fared; sized and indexed by point.
+
+    `points[i]`, `points[points.stable]` and slices are FixedPoints too, with the same starts.
+    """
+
+    x: Float[Array, "k n"]
+    """The points, in the units of the state."""
+    residual: Float[Array, " k"]
+    """The largest component of |F(x) - x| (of |f(x)| in continuous time), recomputed after the solver stopped."""
+    jacobian: Float[Array, "k n n"]
+    multipliers: Complex[Array, "k n"]
+    """Eigenvalues of the Jacobian, the least stable first."""
+    stable: Bool[np.ndarray, " k"]
+    kind: np.ndarray
+    """(k,) words of `stability.classify`: "marginal" wherever rounding leaves it open, as it does on a bifurcation."""
+    status: np.ndarray
+    """(s,) one word a start: "converged", "max_steps", "diverged", "singular" or "non_finite"."""
+    start_residual: Float[np.ndarray, " s"]
+    """The least residual met from each start; infinite where the map was never finite."""
+    reached: Int[np.ndarray, " s"]
+    """Which point each start led to; -1 where it did not converge."""
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def __getitem__(self, index) -> "FixedPoints":
+        chosen = np.atleast_1d(np.arange(len(self))[index])
+        renumber = np.full(len(self) + 1, -1)
+        renumber[chosen] = np.arange(len(chosen))
+        x, residual, jacobian, values = (
+            jnp.asarray(np.asarray(field)[chosen]) for field in (self.x, self.residual, self.jacobian, self.multipliers)
+        )
+        stable, kind, reached = self.stable[chosen], self.kind[chosen], renumber[self.reached]
+        return FixedPoints(x, residual, jacobian, values, stable, kind, self.status, self.start_residual, reached)
+
+    def __iter__(self) -> Iterator["FixedPoints"]:
+        return (self[i] for i in range(len(self)))
+
+    def __repr__(self) -> str:
+        words, counts = np.unique(self.status, return_counts=True)
+        starts = ", ".join(f"{count} {word}" for word, count in zip(words, counts, strict=True))
+        worst = f", residual at most {float(self.residual.max()):.1e}" if len(self) else ""
+        return f"FixedPoints({len(self)} points, {int(self.stable.sum())} stable{worst}; starts: {starts})"
+
+
+def collect(
+    step: Callable,
+    x: Float[np.ndarray, "s n"],
+    residual: Float[np.ndarray, " s"],
+    code: Int[np.ndarray, " s"],
+    u: PyTree,
+    time: str,
+    tol: float | None,
+    unique_tol: float | None,
+) -> FixedPoints:
+    """The FixedPoints that a search ended on: judged by their residuals, merged, linearised, classified."""
+    code = verdict(x, residual, code, tol)
+    unique_tol = default_tol(tol, x.dtype) ** 0.5 if unique_tol is None else unique_tol
+    kept, reached = _merge(x, residual, code == CONVERGED, unique_tol)
+    padded = np.resize(np.append(kept, 0), 1 << len(kept).bit_length())  # to a power of two: few shapes to compile
+    jacobian, values = (np.asarray(field)[: len(kept)] for field in _linearise(step, x[padded], u, time))
+    kind = _kinds(values, residual[kept], time)
+    stable = np.char.startswith(kind, "stable")
+    points, floor, jacobian, values = (jnp.asarray(field) for field in (x[kept], residual[kept], jacobian, values))
+    return FixedPoints(points, floor, jacobian, values, stable, kind, STATUS[code], residual, reached)
+
+def defect(step, x, u, time):
+    """G, whose zeros are sought: F(x) - x of a map, f(x) of a field."""
+    return step(x, u) - x if time == "discrete" else step(x, u)
+
+
+def defect_jacobian(step, x, u, time):
+    """dG/dx."""
+    jacobian = jacobians.jacobian(step, x, u)
+    return jacobian - jnp.eye(len(x), dtype=x.dtype) if time == "discrete" else jacobian
+
+
+def size(g):
+    """The largest component of |g|; infinite unless all are finite."""
+    return jnp.where(jnp.isfinite(g).all(), jnp.abs(g).max(), jnp.inf)
+
+
+def default_tol(tol, dtype):
+    """`tol`, or 100 machine epsilons where it is None."""
+    return 100 * float(jnp.finfo(dtype).eps) if tol is None else tol
+
+
+def allowed(tol, x, size):
+    """The residual allowed at x. Never 1: far out, where tol * size is more, x + 1 would have fixed points."""
+    return (default_tol(tol, x.dtype) * (1 + size)).clip(max=0.5)
+
+
+def verdict(x, residual, code, tol):
+    """The status that the residual bears out, whatever the solver says: "converged" is said here and nowhere else.
+
+    Beyond 1/eps neighbouring floats are farther apart than 1, and a residual of zero means nothing.
+    """
+    size = np.abs(x).max(-1)
+    far = size > 1 / jnp.finfo(x.dtype).eps
+    found = residual <= allowed(tol, x, size)
+    denied = np.where(code == CONVERGED, MAX_STEPS, code)
+    return np.where(far, DIVERGED, np.where(found, CONVERGED, denied))
+
+
+def _kinds(multipliers, residual, time):
+    """`stability.classify`, "marginal" if the point is known too badly to tell.
+
+    A residual r leaves the position uncertain by r / |λ - 1| (in continuous time r / |λ|), for the λ nearest to a fold,
+    and the multipliers by as much.
+    """
+    size = np.abs(multipliers).max(1)
+    gap = np.abs(multipliers - 1 if time == "discrete" else multipliers).min(1)
+    rounding = default_tol(None, residual.dtype) * np.maximum(1, size)
+    with np.errstate(divide="ignore"):
+        tols = np.where(np.isfinite(size), (residual + rounding) / np.minimum(gap, 1), np.inf)
+    rows = zip(np.nan_to_num(multipliers), tols, strict=True)
+    return np.array([stability.classify(row, time=time, tol=float(tol)) for row, tol in rows], dtype=str)
+
+
+@jit
+def _linearise(step, xs, u, time):
+    jacobian = jax.vmap(lambda x: jacobians.jacobian(step, x, u))(xs)
+    return jacobian, stability.multipliers(jacobian, time=time)
+
+
+def _merge(x, residual, converged, unique_tol):
+    """Which converged points to keep, by residual, and which of them each start reached.
+
+    Points are grouped along one random direction first: points of different groups are farther apart than the
+    tolerance, so only within a group are distances taken. k log k unless many points really are close.
+    """
+    reached = np.full(len(x), -1)
+    candidates = np.flatnonzero(converged)
+    if not len(candidates):
+        return candidates, reached
+    # The best first; ties by position, so that the order of the starts decides nothing.
+    candidates = candidates[np.lexsort((*x[candidates].T[::-1], residual[candidates]))]
+    points = x[candidates]
+    radius = unique_tol * (1 + np.abs(points).max(1))
+    direction = np.random.default_rng(0).standard_normal(x.shape[1])
+    along = points @ (direction / np.abs(direction).sum())  # moves by at most the largest component's change
+    order = np.argsort(along)
+    apart = np.diff(along[order]) > radius.max()
+    representative = np.empty(len(candidates), dtype=int)
+    for group in np.split(order, np.flatnonzero(apart) + 1):
+        left = np.sort(group)
+        while len(left):
+            same = np.abs(points[left] - points[left[0]]).max(1) <= radius[left[0]]
+            representative[left[same]] = left[0]
+            left = left[~same]
+    kept, reached[candidates] = np.unique(representative, return_inverse=True)
+    return candidates[kept], reached

@@ -1,0 +1,215 @@
+"""The search for fixed points of maps and equilibria of fields, from many starts.
+
+Row 6 of the layer table: above `results`. Next: `continuation`.
+"""
+
+import warnings
+from collections.abc import Callable
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import scipy.optimize
+from jaxtyping import Array, Float, PyTree
+
+from rnn_dynamics import _check
+from rnn_dynamics._compile import jit
+from rnn_dynamics.fixed_points import results
+from rnn_dynamics.fixed_points.results import FixedPoints
+
+__all__ = ["find", "solve"]
+
+_DIFFERENTIATED = {"hybr": {"xtol": 0.0}, "lm": {"xtol": 0.0, "ftol": 0.0}}
+"""Methods of SciPy that take the pair (G, dG/dx), with the options that send them on to the rounding floor."""
+_ESTIMATING = ("broyden1", "broyden2", "anderson", "linearmixing", "diagbroyden", "excitingmixing", "krylov", "df-sane")
+"""Those that estimate what they need of dG/dx."""
+_METHODS = (*_DIFFERENTIATED, *_ESTIMATING)
+
+
+def find(
+    step: Callable,
+    starts: Float[Array, "s n"],
+    u: PyTree = None,
+    *,
+    solver: str = "newton",
+    time: Literal["discrete", "continuous"] = "discrete",
+    tol: float | None = None,
+    unique_tol: float | None = None,
+    max_steps: int = 200,
+) -> FixedPoints:
+    r"""The fixed points x = F(x, u) that a solver reaches from given starts. Runs on the host: their number is data.
+
+    Newton's method solves G(x) = F(x, u) - x = 0 (in continuous time G = f) from every start at once, each step
+    scaled down to at most max(1, ‖x‖/2) in its largest component, and goes on to the rounding floor. A point counts
+    as found if $\|G(x)\|_\infty \le \min(tol\,(1 + \|x\|_\infty), \tfrac12)$; two nearer than
+    $unique\_tol\,(1 + \|x\|_\infty)$ are one, and the one with the least residual is kept.
+
+    Args:
+        step: The map F, `(x, u) -> x`, or the field f.
+        starts: Where to start.
+        u: The input, held constant.
+        solver: "newton", or a method of `scipy.optimize.root`, which runs start by start.
+        time: "discrete" for a map, "continuous" for a field.
+        tol: Residual allowed; by default 100 machine epsilons.
+        unique_tol: By default √tol: next to a fold, a residual of tol leaves a position uncertain by √tol.
+        max_steps: Newton steps per start.
+
+    Returns:
+        The points, classified, and the status of every start. No points is an answer too.
+
+    Raises:
+        ValueError: starts are not a finite float array (s, n) with s, n ≥ 1, an unknown solver or time, a tolerance
+            that is not positive, max_steps below 1, or a step that changes the shape of the state.
+
+    Example:
+        >>> points = find(lambda x, u: jnp.tanh(2 * x), jnp.array([[-1.0], [0.1], [1.0]]))
+        >>> print(np.sort(points.x[:, 0]).round(6), len(points[points.stable]))
+        [-0.957504  0.        0.957504] 2
+
+    References:
+        Sussillo and Barak (2013), Opening the black box, for fixed points as the skeleton of a network's dynamics.
+    """
+    starts = _check.floats("starts", starts, "s", "n")
+    if starts.size == 0:
+        raise ValueError(f"starts must hold at least one start of at least one unit; got shape {starts.shape}")
+    _check.option("solver", solver, ("newton", *_METHODS))
+    _check.option("time", time, ("discrete", "continuous"))
+    _check.count("max_steps", max_steps, least=1)
+    for name, value in (("tol", tol), ("unique_tol", unique_tol)):
+        if value is not None and not value > 0:
+            raise ValueError(f"{name} must be positive; got {value}")
+    if solver == "newton":
+        x, residual, code = (np.array(field) for field in _newton(step, starts, u, time, tol, max_steps))
+    else:
+        ends = [_root(step, start, u, solver, time, tol) for start in starts]
+        x, residual, code = (np.array([end[name] for end in ends]) for name in ("x", "residual", "code"))
+    return results.collect(step, x, residual, code, u, time, tol, unique_tol)
+
+
+def solve(
+    step: Callable,
+    x0: Float[Array, " n"],
+    u: PyTree = None,
+    *,
+    method: str = "hybr",
+    time: Literal["discrete", "continuous"] = "discrete",
+    tol: float | None = None,
+) -> scipy.optimize.OptimizeResult:
+    """One fixed point from one start by `scipy.optimize.root`, with the exact Jacobian. Runs on the host.
+
+    Args:
+        step: The map F, `(x, u) -> x`, or the field f.
+        x0: Where to start.
+        u: The input, held constant.
+        method: Any of `scipy.optimize.root`; those that take a Jacobian ("hybr", "lm") are given it.
+        time: "discrete" for a map, "continuous" for a field.
+        tol: Residual allowed, as in `find`.
+
+    Returns:
+        SciPy's result, put right: `x` is the best point met on the way, `fun` the F(x) - x found there, `residual`
+        its largest component, and `success` whether that is small, for SciPy's own flag does not mean it is. `status`
+        is a word, as in `find`, and `solver_message` what SciPy said.
+
+    Raises:
+        ValueError: x0 is not a finite float array (n,), an unknown method or time, a tol that is not positive.
+
+    Example:
+        >>> solve(lambda x, u: jnp.cos(x), jnp.array([1.0])).x.round(9)
+        array([0.73908513])
+
+    References:
+        Moré, Garbow, Hillstrom (1980), MINPACK, for "hybr" and "lm".
+    """
+    x0 = _check.state("x0", x0)
+    _check.option("method", method, _METHODS)
+    _check.option("time", time, ("discrete", "continuous"))
+    if tol is not None and not tol > 0:
+        raise ValueError(f"tol must be positive; got {tol}")
+    result = _root(step, x0, u, method, time, tol)
+    result.status = str(results.STATUS[result.pop("code")])
+    return result
+
+
+@jit
+def _look(step, x, u, time):
+    g = results.defect(step, x, u, time)
+    return g, results.defect_jacobian(step, x, u, time), results.size(g)
+
+
+@jit
+def _newton(step, starts, u, time, tol, max_steps):
+    def advance(carry):
+        count, x, g, best, best_size, _ = carry
+        jacobian = results.defect_jacobian(step, x, u, time)
+        change = -jnp.linalg.solve(jacobian, g)
+        largest = jnp.abs(change).max()
+        change = change * jnp.minimum(1, jnp.maximum(1, jnp.abs(x).max() / 2) / jnp.maximum(largest, 1e-30))
+        new = x + change
+        new_g = results.defect(step, new, u, time)
+        new_size, old_size = results.size(new_g), results.size(g)
+        at_floor = (best_size <= results.allowed(tol, x, jnp.abs(best).max())) & ~(new_size < old_size / 2)
+        code = jnp.select(
+            [
+                at_floor | (new_size == 0),
+                ~jnp.isfinite(jacobian).all(),
+                ~jnp.isfinite(change).all(),
+                jnp.abs(new).max() > 1 / jnp.finfo(x.dtype).eps,
+                ~jnp.isfinite(new_size),
+            ],
+            [results.CONVERGED, results.NON_FINITE, results.SINGULAR, results.DIVERGED, results.NON_FINITE],
+            jnp.where(count + 1 < max_steps, results.RUNNING, results.MAX_STEPS),
+        )
+        better = new_size < best_size
+        best, best_size = jnp.where(better, new, best), jnp.where(better, new_size, best_size)
+        return count + 1, new, new_g, best, best_size, code
+
+    def one(start):
+        start = _check.next_state(step, start, u)
+        g = results.defect(step, start, u, time)
+        code = jnp.where(results.size(g) == 0, results.CONVERGED, jnp.where(jnp.isfinite(results.size(g)), results.RUNNING, results.NON_FINITE))
+        carry = (0, start, g, start, results.size(g), code)
+        *_, best, _, code = jax.lax.while_loop(lambda carry: carry[-1] == results.RUNNING, advance, carry)
+        return best, results.size(results.defect(step, best, u, time)), code
+
+    # Under vmap every lane waits for the slowest; on a CPU, where lanes share nothing, one after the other is faster.
+    if jax.default_backend() == "cpu" and starts.shape[1] > 8:
+        return jax.lax.map(one, starts)
+    return jax.vmap(one)(starts)
+
+
+def _root(step, x0, u, method, time, tol):
+    """SciPy's result from one start, with an honest `x`, `fun`, `residual` and `success`, and a status `code`."""
+    x0 = _check.next_state(step, x0, u)
+    best = {"residual": np.inf, "x": np.asarray(x0), "fun": np.full(x0.shape, np.nan)}
+
+    def evaluate(x):
+        x = np.array(x, dtype=x0.dtype).reshape(x0.shape)
+        g, jacobian, size = (np.asarray(field) for field in _look(step, x, u, time))
+        if size < best["residual"]:
+            best.update(residual=float(size), x=x, fun=g)
+        return (g, jacobian) if method in _DIFFERENTIATED else g
+
+    evaluate(x0)
+    result = scipy.optimize.OptimizeResult(message="")
+    code = results.NON_FINITE
+    if np.isfinite(best["residual"]):
+        code = results.MAX_STEPS
+        options = _DIFFERENTIATED.get(method, {"fatol": results.default_tol(tol, x0.dtype)})
+        if method == "df-sane":
+            options["ftol"] = 0.0  # otherwise it is content with 1e-8 of what it started from
+        try:
+            with warnings.catch_warnings(), np.errstate(all="ignore"):
+                warnings.simplefilter("ignore")  # what SciPy warns of, the residual tells
+                jac = method in _DIFFERENTIATED
+                result = scipy.optimize.root(evaluate, np.asarray(x0), jac=jac, method=method, options=options)
+        except (ValueError, ArithmeticError, np.linalg.LinAlgError) as error:
+            result.message = str(error)  # some methods raise on NaN or a singular matrix
+    result.solver_message = result.message
+    result.update(best)
+    result.code = int(results.verdict(result.x, result.residual, code, tol))
+    result.success = result.code == results.CONVERGED
+    result.message = f"{results.STATUS[result.code]}: residual {result.residual:.1e}"
+    return result
+
+
