@@ -103,6 +103,7 @@ def collect(
     points, floor, jacobian, values = (jnp.asarray(field) for field in (x[kept], residual[kept], jacobian, values))
     return FixedPoints(points, floor, jacobian, values, stable, kind, STATUS[code], residual, reached)
 
+
 def defect(step, x, u, time):
     """G, whose zeros are sought: F(x) - x of a map, f(x) of a field."""
     return step(x, u) - x if time == "discrete" else step(x, u)

@@ -16,7 +16,22 @@ from jaxtyping import Array, Float, PyTree
 from rnn_dynamics import _check
 from rnn_dynamics._compile import jit
 from rnn_dynamics.fixed_points import results
-from rnn_dynamics.fixed_points.results import FixedPoints
+from rnn_dynamics.fixed_points.results import (
+    CONVERGED,
+    DIVERGED,
+    MAX_STEPS,
+    NON_FINITE,
+    RUNNING,
+    SINGULAR,
+    STATUS,
+    FixedPoints,
+    allowed,
+    default_tol,
+    defect,
+    defect_jacobian,
+    size,
+    verdict,
+)
 
 __all__ = ["find", "solve"]
 
@@ -127,28 +142,28 @@ def solve(
     if tol is not None and not tol > 0:
         raise ValueError(f"tol must be positive; got {tol}")
     result = _root(step, x0, u, method, time, tol)
-    result.status = str(results.STATUS[result.pop("code")])
+    result.status = str(STATUS[result.pop("code")])
     return result
 
 
 @jit
 def _look(step, x, u, time):
-    g = results.defect(step, x, u, time)
-    return g, results.defect_jacobian(step, x, u, time), results.size(g)
+    g = defect(step, x, u, time)
+    return g, defect_jacobian(step, x, u, time), size(g)
 
 
 @jit
 def _newton(step, starts, u, time, tol, max_steps):
     def advance(carry):
         count, x, g, best, best_size, _ = carry
-        jacobian = results.defect_jacobian(step, x, u, time)
+        jacobian = defect_jacobian(step, x, u, time)
         change = -jnp.linalg.solve(jacobian, g)
         largest = jnp.abs(change).max()
         change = change * jnp.minimum(1, jnp.maximum(1, jnp.abs(x).max() / 2) / jnp.maximum(largest, 1e-30))
         new = x + change
-        new_g = results.defect(step, new, u, time)
-        new_size, old_size = results.size(new_g), results.size(g)
-        at_floor = (best_size <= results.allowed(tol, x, jnp.abs(best).max())) & ~(new_size < old_size / 2)
+        new_g = defect(step, new, u, time)
+        new_size, old_size = size(new_g), size(g)
+        at_floor = (best_size <= allowed(tol, x, jnp.abs(best).max())) & ~(new_size < old_size / 2)
         code = jnp.select(
             [
                 at_floor | (new_size == 0),
@@ -157,8 +172,8 @@ def _newton(step, starts, u, time, tol, max_steps):
                 jnp.abs(new).max() > 1 / jnp.finfo(x.dtype).eps,
                 ~jnp.isfinite(new_size),
             ],
-            [results.CONVERGED, results.NON_FINITE, results.SINGULAR, results.DIVERGED, results.NON_FINITE],
-            jnp.where(count + 1 < max_steps, results.RUNNING, results.MAX_STEPS),
+            [CONVERGED, NON_FINITE, SINGULAR, DIVERGED, NON_FINITE],
+            jnp.where(count + 1 < max_steps, RUNNING, MAX_STEPS),
         )
         better = new_size < best_size
         best, best_size = jnp.where(better, new, best), jnp.where(better, new_size, best_size)
@@ -166,11 +181,11 @@ def _newton(step, starts, u, time, tol, max_steps):
 
     def one(start):
         start = _check.next_state(step, start, u)
-        g = results.defect(step, start, u, time)
-        code = jnp.where(results.size(g) == 0, results.CONVERGED, jnp.where(jnp.isfinite(results.size(g)), results.RUNNING, results.NON_FINITE))
-        carry = (0, start, g, start, results.size(g), code)
-        *_, best, _, code = jax.lax.while_loop(lambda carry: carry[-1] == results.RUNNING, advance, carry)
-        return best, results.size(results.defect(step, best, u, time)), code
+        g = defect(step, start, u, time)
+        code = jnp.where(size(g) == 0, CONVERGED, jnp.where(jnp.isfinite(size(g)), RUNNING, NON_FINITE))
+        carry = (0, start, g, start, size(g), code)
+        *_, best, _, code = jax.lax.while_loop(lambda carry: carry[-1] == RUNNING, advance, carry)
+        return best, size(defect(step, best, u, time)), code
 
     # Under vmap every lane waits for the slowest; on a CPU, where lanes share nothing, one after the other is faster.
     if jax.default_backend() == "cpu" and starts.shape[1] > 8:
@@ -192,10 +207,10 @@ def _root(step, x0, u, method, time, tol):
 
     evaluate(x0)
     result = scipy.optimize.OptimizeResult(message="")
-    code = results.NON_FINITE
+    code = NON_FINITE
     if np.isfinite(best["residual"]):
-        code = results.MAX_STEPS
-        options = _DIFFERENTIATED.get(method, {"fatol": results.default_tol(tol, x0.dtype)})
+        code = MAX_STEPS
+        options = _DIFFERENTIATED.get(method, {"fatol": default_tol(tol, x0.dtype)})
         if method == "df-sane":
             options["ftol"] = 0.0  # otherwise it is content with 1e-8 of what it started from
         try:
@@ -207,9 +222,7 @@ def _root(step, x0, u, method, time, tol):
             result.message = str(error)  # some methods raise on NaN or a singular matrix
     result.solver_message = result.message
     result.update(best)
-    result.code = int(results.verdict(result.x, result.residual, code, tol))
-    result.success = result.code == results.CONVERGED
-    result.message = f"{results.STATUS[result.code]}: residual {result.residual:.1e}"
+    result.code = int(verdict(result.x, result.residual, code, tol))
+    result.success = result.code == CONVERGED
+    result.message = f"{STATUS[result.code]}: residual {result.residual:.1e}"
     return result
-
-
