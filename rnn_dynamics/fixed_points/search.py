@@ -10,7 +10,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy.optimize
+import scipy
 from jaxtyping import Array, Float, PyTree
 
 from rnn_dynamics import _check
@@ -110,7 +110,7 @@ def solve(
     method: str = "hybr",
     time: Literal["discrete", "continuous"] = "discrete",
     tol: float | None = None,
-) -> scipy.optimize.OptimizeResult:
+) -> "scipy.optimize.OptimizeResult":
     """One fixed point from one start by `scipy.optimize.root`, with the exact Jacobian. Runs on the host.
 
     Args:

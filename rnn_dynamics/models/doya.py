@@ -10,9 +10,8 @@ from typing import ClassVar
 import equinox
 import jax.numpy as jnp
 import numpy as np
+import scipy
 from jaxtyping import Array, Float
-from scipy.optimize import brentq
-from scipy.special import expit
 
 from rnn_dynamics import _check, activations
 
@@ -119,11 +118,11 @@ class DoyaNeuron(equinox.Module):
             turn = 2 * math.log((math.sqrt(w) + math.sqrt(w - 4)) / 2)  # the folds are at y = ±turn
             pieces[1:1] = [y for y in (-turn, turn) if pieces[0] < y < pieces[1]]
         zeros = {
-            brentq(_excess, start, end, (w, b), xtol=1e-300, rtol=np.float64(1e-15), maxiter=2000)
+            scipy.optimize.brentq(_excess, start, end, (w, b), xtol=1e-300, rtol=np.float64(1e-15), maxiter=2000)
             for start, end in itertools.pairwise(pieces)
             if _excess(start, w, b) * _excess(end, w, b) <= 0
         }
-        return jnp.asarray(expit(sorted(zeros)))
+        return jnp.asarray(scipy.special.expit(sorted(zeros)))
 
     @staticmethod
     def equilibrium_bias(w: Float[Array, ""] | float, x: Float[Array, "..."] | float) -> Float[Array, "..."]:
@@ -209,7 +208,7 @@ class DoyaNeuron(equinox.Module):
 
 
 def _excess(y, w, b):
-    return y - w * expit(y) - b
+    return y - w * scipy.special.expit(y) - b
 
 
 def _state(x):
