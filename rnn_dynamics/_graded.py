@@ -9,7 +9,16 @@ import jax.numpy as jnp
 from jax import lax
 from jax.scipy.linalg import solve_triangular
 
-__all__ = ["descending", "eliminate", "log_singular_values", "qr", "row_sorted_qr", "times_exp", "unit"]
+__all__ = [
+    "descending",
+    "eliminate",
+    "log_singular_values",
+    "qr",
+    "row_sorted_qr",
+    "singular_vectors",
+    "times_exp",
+    "unit",
+]
 
 _SINGULAR = 2e-14  # 90 ε; a random factor comes so near to singular by chance once in 10¹³ steps
 _MAX_SWEEPS = 30  # of Jacobi rotations; about ten are the most ever seen
@@ -98,6 +107,30 @@ def eliminate(b, left, right):
     return columns.T, log_scale, rows
 
 
+def singular_vectors(log_scale, v):
+    """U and V, orthogonal, of diag(e^log_scale)·v = U·diag(σ)·Vᵀ, in the order of `log_singular_values`."""
+    log_sigma, vt = _jacobi(log_scale, v)
+    left, distance = _left(log_scale, v, log_sigma, vt)
+    return _completed((jnp.exp(-jnp.abs(distance)) * left).T, log_sigma), _completed(vt.T, log_sigma)
+
+
+def _left(log_scale, v, log_sigma, vt):
+    """ũ_ik times σ_k/e^{l_i} or e^{l_i}/σ_k, whichever is the larger, and the distance l_i - ln σ_k of the two.
+
+    Row k of Ṽ·V⁻¹ holds ũ_ik e^{l_i}/σ_k. Where e^{l_i} < σ_k it would be rounded away; there v_i·ṽ_k is
+    ũ_ik σ_k/e^{l_i} to full accuracy.
+    """
+    distance = log_scale - jnp.where(log_sigma == -jnp.inf, 0, log_sigma)[:, None]
+    return jnp.where(distance < 0, vt @ v.T, jnp.linalg.solve(v.T, vt.T).T), distance
+
+
+def _completed(columns, log_sigma):
+    """The columns, orthogonal already, with an orthonormal basis of the rest where σ = 0."""
+    live = log_sigma > -jnp.inf
+    q, r = jnp.linalg.qr(jnp.where(live, columns, 0))
+    return q * jnp.where(live & (jnp.diagonal(r) < 0), -1, 1)
+
+
 @jax.custom_jvp
 def log_singular_values(log_scale, v):
     """ln σ of diag(e^log_scale)·v, descending; differentiable where the singular values are distinct."""
@@ -111,10 +144,8 @@ def _(primals, tangents):
     (log_scale, v), (dl, dv) = primals, tangents
     log_sigma, vt = _jacobi(log_scale, v)
     live = log_scale > -jnp.inf
-    # Where e^{l_i} < σ_k, V⁻¹ would round H away; there it is e^{2 l_i}/σ_k² v_i·ṽ_k to full accuracy.
-    distance = log_scale - jnp.where(log_sigma == -jnp.inf, 0, log_sigma)[:, None]
-    h = jnp.where(distance < 0, jnp.exp(2 * jnp.minimum(distance, 0)) * (vt @ v.T), jnp.linalg.solve(v.T, vt.T).T)
-    h = jnp.where(live, h, 0)
+    h, distance = _left(log_scale, v, log_sigma, vt)
+    h = jnp.where(live, jnp.exp(2 * jnp.minimum(distance, 0)) * h, 0)
     change = (jnp.where(live, dl, 0)[:, None] * v + dv) @ vt.T
     return log_sigma, jnp.where(log_sigma > -jnp.inf, jnp.sum(h * change.T, axis=1), 0)
 

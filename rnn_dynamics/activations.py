@@ -61,15 +61,20 @@ class Activation(equinox.Module):
         return jax.jvp(self.function, (z,), (jnp.ones_like(z),))[1]
 
 
-# σ' written as σ(1-σ) or 1-tanh² cancels: it is exactly 0 from z = 37 (tanh: 19) on, and its logarithm -inf.
-# With e = exp(-|z|), e/(1+e)² keeps every digit down to the underflow of e itself. The rules below close on each
-# other, so derivatives of every order are right (through |z| alone the third would be 0 at z = 0).
+# σ' written as σ(1-σ) or 1-tanh² cancels: it is exactly 0 from z = 37 (tanh: 19) on, and its logarithm -inf. With
+# e = exp(-z), e σ² keeps every digit until e or σ leaves the floats, and shares the one exponential with σ. The rules
+# below close on each other, so derivatives of every order are right.
+
+
+def _sigmoid_and_exp(z):
+    e = jnp.exp(-z)
+    return 1 / (1 + e), e
 
 
 @jax.custom_jvp
 def _bell(z):
-    e = jnp.exp(-jnp.abs(z))
-    return e / (1 + e) ** 2
+    s, e = _sigmoid_and_exp(z)
+    return jnp.minimum(e, jnp.finfo(e.dtype).max) * s * s  # where e is infinite, s is 0
 
 
 @_bell.defjvp
@@ -79,7 +84,7 @@ def _(primals, tangents):
 
 @jax.custom_jvp
 def _sigmoid(z):
-    return jax.nn.sigmoid(z)
+    return _sigmoid_and_exp(z)[0]
 
 
 @_sigmoid.defjvp

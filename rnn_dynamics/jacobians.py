@@ -7,11 +7,12 @@ linearisation says.
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from rnn_dynamics import _check, products
 from rnn_dynamics._compile import jit
-from rnn_dynamics.products import Product
+from rnn_dynamics.products import Product, multiplication
 
 __all__ = ["along", "jacobian", "push", "transition"]
 
@@ -73,7 +74,12 @@ def along(step: Callable, xs: Float[Array, "S n"], inputs: PyTree = None) -> Flo
 
 
 def transition(
-    step: Callable, x0: Float[Array, " n"], inputs: PyTree = None, *, num_steps: int | None = None
+    step: Callable,
+    x0: Float[Array, " n"],
+    inputs: PyTree = None,
+    *,
+    num_steps: int | None = None,
+    parallel: bool = False,
 ) -> Product:
     r"""How the state after T steps answers to the initial one, exactly at any length.
 
@@ -86,6 +92,8 @@ def transition(
         x0: Initial state.
         inputs: As in `simulate.trajectory`.
         num_steps: T; as in `simulate.trajectory`.
+        parallel: Form and multiply the Jacobians in parallel over time, 1,024 at a time: see `products.cumulative`.
+            The map itself still runs step by step.
 
     Returns:
         The product, shape (n, n), as a `products.Product`.
@@ -102,7 +110,8 @@ def transition(
         Pascanu, Mikolov, Bengio (2013), eq. 5.
     """
     x0 = _check.state("x0", x0)
-    return _transition(step, x0, inputs, _check.inputs(inputs, num_steps))
+    _check.instance("parallel", parallel, bool)
+    return (_transition_in_parallel if parallel else _transition)(step, x0, inputs, _check.inputs(inputs, num_steps))
 
 
 def push(
@@ -166,3 +175,33 @@ def _transition(step, x0, inputs, num_steps):
     x0 = _check.first_state(step, x0, inputs)
     (_, product), _ = jax.lax.scan(advance, (x0, products.identity(len(x0), x0.dtype)), inputs, length=num_steps)
     return product
+
+
+@jit
+def _transition_in_parallel(step, x0, inputs, num_steps):
+    x0 = _check.first_state(step, x0, inputs)
+    product = products.identity(len(x0), x0.dtype)
+    if num_steps == 0:
+        return product
+    size = multiplication.stretch_size(num_steps)
+    stretches = -(-num_steps // size)
+    # Filled up with steps that change nothing; the map is asked about its first one there, which it is known to take.
+    taken = (jnp.arange(stretches * size) < num_steps).reshape(stretches, size)
+
+    def fill(leaf):
+        filled = jnp.concatenate([leaf, jnp.repeat(leaf[:1], taken.size - num_steps, axis=0)])
+        return filled.reshape(stretches, size, *leaf.shape[1:])
+
+    def forward(x, at):
+        u, taken = at
+        safe = jnp.where(taken, x, x0)
+        return jnp.where(taken, step(safe, u), x), safe
+
+    def advance(carry, at):
+        x, product = carry
+        x, xs = jax.lax.scan(forward, x, at)
+        js = jax.vmap(lambda x, u: _jacobian(step, x, u))(xs, at[0])
+        js = jnp.where(at[1][:, None, None], js, jnp.eye(len(x), dtype=x.dtype))
+        return (x, multiplication.advance(product, js)[0]), None
+
+    return jax.lax.scan(advance, (x0, product), (jax.tree.map(fill, inputs), taken))[0][1]

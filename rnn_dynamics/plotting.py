@@ -5,6 +5,7 @@ or results of the modules below. Colours are those of Okabe and Ito, safe for co
 has a line style or marker as well.
 """
 
+import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -13,9 +14,11 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.collections import QuadMesh
 from matplotlib.colors import CenteredNorm
+from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from rnn_dynamics import _check
+from rnn_dynamics.diagnosis import Report
 
 __all__ = [
     "COLOURS",
@@ -28,6 +31,7 @@ __all__ = [
     "draw_loss_map",
     "draw_orbits",
     "draw_path",
+    "draw_report",
     "draw_scatter",
     "label_panels",
     "style",
@@ -288,3 +292,45 @@ def draw_bounds(ax: Axes, lags, rates) -> None:
     for rate, name, line in zip(rates, (*names, r"$\gamma\rho(W)$: no bound"), ("-", "-.", "--", ":"), strict=True):
         colour = COLOURS["unstable" if line == ":" else "bound"]
         ax.plot(lags, np.asarray(lags) * np.log10(max(rate, 1e-300)), line, color=colour, linewidth=1.1, label=name)
+
+
+def draw_report(figure: Figure, report: Report) -> None:
+    """A report on gradients, on a figure of its own: their length against the lag, and the saturation of every unit.
+
+    Args:
+        figure: Where to draw; empty.
+        report: Of `diagnosis.report`.
+
+    Example:
+        >>> import matplotlib.pyplot as plt
+        >>> from rnn_dynamics import diagnosis
+        >>> from rnn_dynamics.models import DoyaNeuron
+        >>> found = diagnosis.report(DoyaNeuron(5.0, -2.5), jnp.array([0.8]), None, lambda x: x[0], num_steps=100)
+        >>> with style():
+        ...     figure = plt.figure(figsize=(FULL_WIDTH, 2.6))
+        ...     draw_report(figure, found)
+        >>> len(figure.axes)
+        1
+        >>> plt.close(figure)
+    """
+    saturated = None if report.saturated is None else np.sort(report.saturated)[::-1]
+    ax, *more = figure.subplots(1, 1 if saturated is None else 2, squeeze=False)[0]
+    figure.suptitle(textwrap.fill(report.sentence, 110), fontsize=9, x=0.01, ha="left")
+    lags = np.arange(len(report.log_norms))
+    decades = (np.asarray(report.log_norms)[::-1] - report.log_norms[-1]) / np.log(10)
+    ax.plot(lags, decades, color=COLOURS["stable"], label=r"$\Vert\partial E/\partial x_{T-k}\Vert$")
+    ax.plot(
+        lags, lags * report.exponent / np.log(10), "--", color=COLOURS["flow"], label=r"$e^{\lambda_1 k}$", zorder=1
+    )
+    if report.bounds is not None:
+        rate = lags * np.log10(max(float(report.bounds.rate), 1e-300))
+        ax.plot(lags, rate, "-.", color=COLOURS["bound"], label="certified bound", zorder=1)
+    if np.isfinite(decades).any():
+        low, high = np.nanmin(decades[np.isfinite(decades)]), np.nanmax(decades[np.isfinite(decades)])
+        margin = 0.2 * (high - low) + 0.5
+        ax.set_ylim(low - margin, high + margin)
+    ax.set(xlabel="lag $k$ (steps back)", ylabel="length of the gradient (decades)")
+    ax.legend(loc="best")
+    if saturated is not None:
+        more[0].bar(np.arange(len(saturated)), saturated, width=1.0, color=COLOURS["stable"])
+        more[0].set(xlabel="unit, most saturated first", ylabel="part of the steps saturated", ylim=(0, 1.02))

@@ -158,6 +158,16 @@ def test_the_transition_is_the_product_along_and_the_derivative_of_the_last_stat
     np.testing.assert_allclose(came.log_abs_det(), np.linalg.slogdet(js)[1].sum(), rtol=0, atol=10 * 1e4 * EPS)
 
 
+def test_in_parallel_over_time_the_transition_is_the_same():
+    inputs = np.random.default_rng(5).standard_normal(
+        (1301, *INPUTS.shape[1:])
+    )  # two stretches of 651, one of them filled up
+    for drive in (jnp.asarray(inputs), INPUTS[:0]):
+        ours, theirs = (transition(NETWORK, X, drive, parallel=parallel) for parallel in (True, False))
+        # roundings of a few ε a step times the condition of the step, below 1e4
+        np.testing.assert_allclose(ours.log_singular_values(), theirs.log_singular_values(), rtol=0, atol=1e-8)
+
+
 @pytest.mark.parametrize(("scale", "spiral"), [(1.0, False), (5.0, True)])
 def test_a_linear_maps_transition_is_its_power_at_any_length(scale, spiral):
     # [[1/2, 1], [0, 2]]^T = [[2^-T, (2^T - 2^-T)/1.5], [0, 2^T]] has determinant 1, and at T = 10^5 a largest singular

@@ -1,11 +1,15 @@
 """Drawing computes nothing, means the same everywhere, and complains in words."""
 
+import math
+
+import jax.numpy as jnp
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
 from rnn_dynamics import plotting
+from rnn_dynamics.diagnosis import Report
 
 
 @pytest.fixture
@@ -52,6 +56,33 @@ def test_a_bound_is_a_straight_line_in_decades_even_if_it_is_zero(ax):
     heights = [line.get_ydata().tolist() for line in ax.lines]
     assert heights[:3] == [[-1, -10], [0, 0], [1, 10]]
     assert np.isfinite(heights[3]).all()
+
+
+def report(rate, saturated=None):
+    log_norms = jnp.arange(11.0) * -rate + 2.0
+    return Report(log_norms, rate, rate, 0.1, saturated, None, "vanishing", "vanishing: " + "for a long reason " * 20)
+
+
+def test_a_report_shows_the_gradient_against_the_lag_and_each_units_saturation():
+    with plotting.style():
+        figure = plt.figure()
+        plotting.draw_report(figure, report(-math.log(10), jnp.array([0.1, 0.9, 0.5])))
+        gradient, saturation = figure.axes
+        curve, slope = gradient.lines
+        np.testing.assert_allclose(curve.get_ydata(), -np.arange(11.0), rtol=0, atol=1e-14)  # a decade a step
+        np.testing.assert_allclose(slope.get_ydata(), curve.get_ydata(), rtol=0, atol=1e-14)
+        np.testing.assert_allclose([bar.get_height() for bar in saturation.patches], [0.9, 0.5, 0.1])
+        plt.close(figure)
+
+
+def test_a_report_of_a_vanished_or_diverged_gradient_can_be_drawn():
+    with plotting.style():
+        for log_norms in (jnp.full(4, jnp.nan), jnp.array([-jnp.inf, -jnp.inf, 0.0])):
+            figure = plt.figure()
+            plotting.draw_report(figure, Report(log_norms, math.nan, -1.0, 0.1, None, None, "diverged", "diverged"))
+            figure.canvas.draw()
+            assert len(figure.axes) == 1
+            plt.close(figure)
 
 
 def test_every_colour_has_one_meaning():

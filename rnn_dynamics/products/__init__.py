@@ -1,0 +1,16 @@
+r"""Products of many matrices, kept so that they never overflow, never underflow and lose no singular value.
+
+A product of T Jacobians grows or shrinks at n different rates; written out as an array it is 0, infinity or a single
+direction after a few hundred steps. Here it stays factored, with U orthogonal, the scales in logarithm and V well
+conditioned, and only ratios of scales are ever exponentiated:
+
+$$ A = U \, \mathrm{diag}(e^{\ell}) \, V $$
+
+Row 1 of the layer table: `product` is the factored matrix, `multiplication` on it makes one. Next: `jacobians`, which
+multiplies along a trajectory.
+"""
+
+from rnn_dynamics.products.multiplication import compose, cumulative, from_matrices, multiply
+from rnn_dynamics.products.product import Product, identity
+
+__all__ = ["Product", "compose", "cumulative", "from_matrices", "identity", "multiply"]
