@@ -1,6 +1,7 @@
-"""What tests and doctests share: float64, a quiet picture backend, and the names that the docstrings' examples use."""
+"""What tests and doctests share: float64, a quiet picture backend, a compilation cache, names for the examples."""
 
 import os
+from pathlib import Path
 
 os.environ.setdefault("MPLBACKEND", "agg")
 
@@ -10,6 +11,10 @@ import numpy as np
 import pytest
 
 jax.config.update("jax_enable_x64", True)
+# Two thirds of the suite's time is compilation, much of it of the same program in both of its processes.
+jax.config.update("jax_compilation_cache_dir", str(Path(__file__).parent / ".cache" / "jax"))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
 @pytest.fixture(autouse=True)
