@@ -1,6 +1,7 @@
-"""Systems whose answers are known in closed form or published: linear, logistic, Hénon, Pasemann's module.
+"""Systems whose answers are known in closed form or published: linear, logistic, Hénon, Pasemann's module,
+Beer's oscillator.
 
-Row 2 of the layer table: above `pascanu`. Tests, benchmarks and newcomers start here.
+Row 2 of the layer table: above `pascanu` and `ctrnn`. Tests, benchmarks and newcomers start here.
 """
 
 import equinox
@@ -8,9 +9,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from rnn_dynamics import _check
+from rnn_dynamics.models.ctrnn import CTRNN
 from rnn_dynamics.models.pascanu import PascanuRNN, drive
 
-__all__ = ["Henon", "Linear", "Logistic", "bistable_module", "chaotic_module"]
+__all__ = ["Henon", "Linear", "Logistic", "bistable_module", "chaotic_module", "oscillator"]
 
 
 class Linear(equinox.Module):
@@ -140,6 +142,30 @@ def bistable_module(b1: Float[Array, ""] | float = 0.0) -> PascanuRNN:
         Lynch, Dynamical Systems with Applications, chapter 20, after Pasemann.
     """
     return PascanuRNN(jnp.array([[7.0, -4.0], [5.0, 0.0]]), None, _module_bias(b1))
+
+
+def oscillator(c: Float[Array, ""] | float = 1.0) -> CTRNN:
+    """Beer's two-neuron oscillator, a field: W = [[4.5, c], [-c, 4.5]], τ = 1, θ centre-crossing.
+
+    θ_i = -Σ_j w_ij / 2 puts an equilibrium at y = -θ, where every σ is ½ and steepest; its eigenvalues are
+    ⅛ ± ic/4. At c = 1 a limit cycle of period 28.9999 surrounds it.
+
+    Args:
+        c: The coupling.
+
+    Returns:
+        The network, n = 2.
+
+    Example:
+        >>> oscillator()(jnp.array([2.75, 1.75]))
+        Array([0., 0.], dtype=float64)
+
+    References:
+        Beer (1995), On the dynamics of small continuous-time recurrent neural networks.
+    """
+    c = _check.number("c", c)
+    w = jnp.array([[4.5, 0.0], [0.0, 4.5]]) + c * jnp.array([[0.0, 1.0], [-1.0, 0.0]])
+    return CTRNN(w, -w.sum(axis=1) / 2, 1.0)
 
 
 def _module_bias(b1):
