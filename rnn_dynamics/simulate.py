@@ -6,14 +6,15 @@ Row 3 of the layer table: above `models`, which it does not need: any callable `
 
 from collections.abc import Callable
 
+import equinox
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float, Int, PyTree
 
 from rnn_dynamics import _check
 from rnn_dynamics._compile import jit
 
-__all__ = ["final_state", "trajectory"]
+__all__ = ["Settled", "final_state", "settle", "trajectory"]
 
 
 def trajectory(
@@ -74,6 +75,68 @@ def final_state(
     """
     x0 = _check.state("x0", x0)
     return _final_state(step, x0, inputs, _check.inputs(inputs, num_steps))
+
+
+class Settled(equinox.Module):
+    """Where an orbit has come after its transient, and whether it repeats from there on."""
+
+    orbit: Float[Array, "P n"]
+    """The states of the `max_period` steps after the transient."""
+    period: Int[Array, ""]
+    """Its least period; 0 where it has none, or has not settled yet; -1 where it left the floating-point numbers."""
+
+
+def settle(
+    step: Callable,
+    x0: Float[Array, " n"],
+    u: PyTree = None,
+    *,
+    num_steps: int,
+    max_period: int = 16,
+    tol: float | None = None,
+) -> Settled:
+    r"""The orbit of an autonomous map, or of one under constant input, once its transient is over; and its period.
+
+    The period is the least p with $\|x_{t+p} - x_t\|_\infty \le tol\,(1 + \|x_t\|_\infty)$ at t = num_steps. An orbit
+    that nears an attractor of multiplier μ has then come to within tol/(1 - |μ|) of it.
+
+    Args:
+        step: The map, `(x, u) -> x`.
+        x0: Initial state.
+        u: The input, held constant.
+        num_steps: Length of the transient.
+        max_period: The largest period looked for.
+        tol: How nearly the orbit must close; by default 100 machine epsilons.
+
+    Returns:
+        `max_period` states and the period.
+
+    Raises:
+        ValueError: x0 is not a finite float array (n,), counts that are too small, a tolerance that is not positive, a
+            step that changes the shape of the state.
+
+    Example:
+        >>> from rnn_dynamics.models.reference import Logistic
+        >>> int(settle(Logistic(3.5), jnp.array([0.3]), num_steps=1000).period)
+        4
+    """
+    x0 = _check.state("x0", x0)
+    num_steps = _check.count("num_steps", num_steps)
+    max_period = _check.count("max_period", max_period, least=1)
+    if tol is not None:
+        _check.positive("tol", tol)
+    return _settle(step, x0, u, num_steps, max_period, tol)
+
+
+@jit
+def _settle(step, x0, u, num_steps, max_period, tol):
+    x0 = _check.next_state(step, x0, u)
+    tol = 100 * jnp.finfo(x0.dtype).eps if tol is None else tol
+    x = jax.lax.fori_loop(0, num_steps, lambda _, x: step(x, u), x0)
+    _, orbit = jax.lax.scan(lambda x, _: (step(x, u), x), x, length=max_period + 1)
+    near = jnp.abs(orbit[1:] - x).max(axis=1) <= tol * (1 + jnp.abs(x).max())
+    period = jnp.where(near.any(), 1 + jnp.argmax(near), 0)
+    return Settled(orbit[:-1], jnp.where(jnp.isfinite(orbit).all(), period, -1))
 
 
 @jit

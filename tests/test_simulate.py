@@ -5,7 +5,8 @@ import pytest
 from scipy.special import expit
 
 from rnn_dynamics.models import DoyaNeuron, PascanuRNN
-from rnn_dynamics.simulate import final_state, trajectory
+from rnn_dynamics.models.reference import Logistic
+from rnn_dynamics.simulate import final_state, settle, trajectory
 from tests import reference
 
 EPS = 2.0**-52
@@ -279,3 +280,22 @@ def test_misuse_is_refused_by_name(function, step, x0, inputs, num_steps, messag
 def test_the_sigmoid_of_these_tests_is_scipys():  # the surface's loss is not the package's
     np.testing.assert_allclose(jax.nn.sigmoid(jnp.array([0.5])), expit([0.5]), rtol=4 * EPS)
     np.testing.assert_allclose(expit(0.5), reference.SIGMOID_HALF, rtol=4 * EPS)
+
+
+@pytest.mark.parametrize(("r", "period"), [(2.5, 1), (3.2, 2), (3.5, 4), (3.83, 3), (3.9, 0), (4.5, -1)])
+def test_an_orbit_settles_to_the_period_of_the_logistic_maps_window(r, period):
+    # May (1976): 1 up to r = 3, then 2 to 3.449, 4 to 3.544; 3 from 1 + √8; chaos at 3.9; beyond 4 orbits escape
+    found = settle(Logistic(r), jnp.array([0.3]), num_steps=3000)
+    assert int(found.period) == period
+    if period > 0:
+        np.testing.assert_allclose(Logistic(r)(found.orbit[period - 1]), found.orbit[0], rtol=0, atol=1e-13)
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [({"num_steps": -1}, "num_steps"), ({"max_period": 0}, "max_period"), ({"tol": 0.0}, "tol must be positive")],
+)
+def test_settling_refuses_what_it_cannot_do(change, message):
+    with pytest.raises(ValueError, match=message):
+        settle(Logistic(2.0), jnp.array([0.3]), **({"num_steps": 1} | change))

@@ -1,8 +1,10 @@
 """How the attractors and fixed points of a family of maps change with its parameters.
 
-Row 8 of the layer table: above `continuation`, `fixed_points` and `simulate`. `orbits` holds the orbit diagram.
+Row 8 of the layer table: above `continuation`, `fixed_points` and `simulate`. `orbits` holds the orbit diagram,
+`regimes` a map of the plane of two parameters.
 """
 
 from rnn_dynamics.bifurcation.orbits import orbit_diagram
+from rnn_dynamics.bifurcation.regimes import Regimes, regimes
 
-__all__ = ["orbit_diagram"]
+__all__ = ["Regimes", "orbit_diagram", "regimes"]

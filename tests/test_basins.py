@@ -1,0 +1,128 @@
+"""Basins hold what flows to their attractor, and the border between two of them is the saddle's stable manifold."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rnn_dynamics import basins
+from rnn_dynamics.models import DoyaNeuron
+from rnn_dynamics.models.reference import Henon, Logistic, bistable_module
+from tests import reference
+
+BOX = jnp.array([[-8.0, 8.0], [-6.0, 12.0]])
+
+
+def skewed(x, u):
+    """Eigenvalues ½ and 2 in one triangle, bent: the stable manifold is y = -(4/7) x² exactly."""
+    return jnp.array([0.5 * x[0], 2 * x[1] + x[0] ** 2])
+
+
+def flipped(x, u):
+    """The same with eigenvalue -½: points on the manifold jump from side to side."""
+    return jnp.array([-0.5 * x[0], 2 * x[1] + x[0] ** 2])
+
+
+@pytest.fixture(scope="module")
+def module():
+    network = bistable_module(0.4)
+    # its saddle, found by iterating towards it along the difference of two orbits is no use: Newton's method by hand
+    saddle = jnp.array([0.11, 5.6])
+    for _ in range(20):
+        saddle = saddle - jnp.linalg.solve(network.jacobian(saddle) - jnp.eye(2), network(saddle) - saddle)
+    return network, saddle, basins.boundary(network, saddle, box=BOX, spacing=0.1)
+
+
+def test_orbits_settle_on_their_side_of_the_unstable_point():
+    x = jnp.linspace(0.0, 1.0, 102)[:, None]  # no start on the boundary, ½
+    found = basins.basins(DoyaNeuron(5.0, -2.5), x)
+    np.testing.assert_array_equal(found.label, np.asarray(x[:, 0] > 0.5).astype(int))
+    low, _, high = reference.DOYA_EQUILIBRIA[-2.5]
+    np.testing.assert_allclose(found.attractors, [[[low]], [[high]]], rtol=0, atol=1e-13)
+    assert set(found.status) == {"settled"}
+
+
+def test_a_cycle_is_one_attractor_wherever_on_it_an_orbit_ends():
+    x = jnp.linspace(0.05, 0.95, 40)[:, None]
+    found = basins.basins(Logistic(3.2), x)
+    assert len(found.attractors) == 1
+    # closed form: x± = (r + 1 ± √((r - 3)(r + 1))) / 2r
+    exact = (4.2 + np.array([-1, 1]) * np.sqrt(0.2 * 4.2)) / 6.4
+    np.testing.assert_allclose(np.sort(found.attractors[0][:, 0]), exact, rtol=0, atol=1e-12)
+    assert "periods: 2" in repr(found)
+
+
+def test_chaos_and_divergence_are_said():
+    found = basins.basins(Henon(), jnp.array([[0.1, 0.1], [5.0, 5.0]]), num_steps=500)
+    assert found.status.tolist() == ["unsettled", "diverged"]
+    assert found.label.tolist() == [-1, -1]
+    assert found.attractors == ()
+
+
+def test_the_stable_manifold_is_the_closed_forms_and_as_dense_as_asked():
+    for step in (skewed, flipped):
+        found = basins.boundary(step, jnp.zeros(2), box=jnp.array([[-3.0, 3.0], [-9.0, 9.0]]), spacing=0.02)
+        assert found.ended == ("left the box", "left the box")
+        for branch, side in zip(found.branches, np.sign([b[1, 0] for b in found.branches]), strict=True):
+            # the first stretch is off by (1e-6)² 4/7, doubled never: across the manifold errors halve
+            np.testing.assert_allclose(branch[:, 1], -4 / 7 * branch[:, 0] ** 2, rtol=0, atol=1e-11)
+            assert (np.diff(side * branch[:, 0]) > 0).all()
+            assert abs(branch[-1, 0]) > 3
+            inside = np.abs(branch[:-1, 0]) < 3
+            assert np.linalg.norm(np.diff(branch, axis=0), axis=1)[inside].max() <= 0.02
+
+
+def test_orbits_on_the_boundary_reach_the_saddle(module):
+    network, saddle, found = module
+    for branch in found.branches:
+        x, nearest = jnp.asarray(branch[1:]), np.full(len(branch) - 1, np.inf)
+        for _ in range(60):
+            nearest = np.minimum(nearest, np.abs(np.asarray(x - saddle)).max(axis=1))
+            x = jax.vmap(network)(x)
+        # off the manifold by 1e-12, which the unstable multiplier, below 2, amplifies while the stable one, 0.2, brings
+        # the orbit within 1e-8 in about 12 steps
+        assert nearest.max() < 1e-7
+
+
+def test_the_boundary_parts_the_two_basins(module):
+    network, _, found = module
+    upper = next(branch for branch in found.branches if branch[-1, 1] > 11)
+    assert upper[-1, 1] > 12
+    middle = upper[np.searchsorted(upper[:, 1], 8.0)]
+    across = jnp.asarray(middle + np.array([[-1e-6, 0.0], [1e-6, 0.0]]))
+    assert basins.basins(network, across).label.tolist() == [0, 1]
+
+
+def test_the_boundary_ends_where_the_map_folds_the_plane():
+    # x' = x²/2 has no preimage of negative numbers: from the saddle (0, 0) of multiplier 0 nothing can be traced; from
+    # (2, 0), multipliers 2 and ½, the stable manifold is x = 2, y free
+    found = basins.boundary(
+        lambda x, u: jnp.array([x[0] ** 2 / 2, jnp.tanh(x[1]) / 2]), jnp.array([2.0, 0.0]), box=BOX, spacing=0.1
+    )
+    for branch in found.branches:  # y' reaches ±½ only; its preimage at infinity
+        np.testing.assert_allclose(branch[:, 0], 2, rtol=0, atol=1e-12)
+        assert abs(branch[-1, 1]) > 5.9
+    assert {np.sign(branch[-1, 1]) for branch in found.branches} == {-1, 1}
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: basins.basins(skewed, jnp.zeros((0, 2))), "starts must hold at least one"),
+        (lambda: basins.basins(skewed, jnp.zeros(2)), r"starts must be a float array of shape \(s, n\)"),
+        (lambda: basins.basins(skewed, jnp.zeros((1, 2)), max_period=0), "max_period.*0"),
+        (lambda: basins.basins(skewed, jnp.zeros((1, 2)), num_steps=-1), "num_steps.*-1"),
+        (lambda: basins.basins(skewed, jnp.zeros((1, 2)), tol=0.0), "tol must be positive"),
+        (lambda: basins.boundary(skewed, jnp.zeros(3), box=BOX, spacing=0.1), r"saddle.*\(2,\)"),
+        (lambda: basins.boundary(skewed, jnp.zeros(2), box=BOX[:, ::-1], spacing=0.1), "lowest below its highest"),
+        (lambda: basins.boundary(skewed, jnp.zeros(2), box=BOX, spacing=0.0), "spacing must be positive"),
+        (lambda: basins.boundary(skewed, jnp.zeros(2), box=BOX, spacing=0.1, max_points=9), "max_points.*9"),
+        (lambda: basins.boundary(skewed, jnp.ones(2), box=BOX, spacing=0.1), "saddle must be a fixed point"),
+        (lambda: basins.boundary(skewed, jnp.zeros(2), box=BOX + 20, spacing=0.1), "box must hold the saddle"),
+        (lambda: basins.boundary(lambda x, u: x / 2, jnp.zeros(2), box=BOX, spacing=0.1), "one multiplier inside"),
+    ],
+)
+def test_misuse_is_named(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()

@@ -1,0 +1,78 @@
+"""Over a plane of parameters: as many stable points, such periods and exponents as the closed forms have."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rnn_dynamics.bifurcation import regimes
+from rnn_dynamics.models import DoyaNeuron
+from rnn_dynamics.models.reference import Logistic
+
+STARTS = jnp.array([[0.0], [0.5], [1.0]])
+
+
+def doya(w, b):
+    return DoyaNeuron(w, b)
+
+
+@pytest.fixture(scope="module")
+def plane():
+    ws, bs = jnp.linspace(-11.75, 7.75, 14), jnp.linspace(-7.6, 12.2, 12)
+    return ws, bs, regimes(doya, ws, bs, STARTS, num_transient=3000, num_steps=200)
+
+
+def test_doyas_neuron_has_two_stable_points_between_its_folds_one_outside_and_none_between_its_flips(plane):
+    ws, bs, found = plane
+    for i, w in enumerate(np.asarray(ws)):
+        expected = np.ones(len(bs), int)
+        if w > 4:
+            (upper, _), (lower, _) = (map(float, fold) for fold in DoyaNeuron.folds(w))
+            expected[(bs > min(upper, lower)) & (bs < max(upper, lower))] = 2
+        if w < -4:  # flips: w x (1 - x) = -1, b = ln(x/(1-x)) - w x
+            x = (1 + np.array([-1, 1]) * np.sqrt(1 + 4 / w)) / 2
+            low, high = np.sort(np.log(x / (1 - x)) - w * x)
+            expected[(bs > low) & (bs < high)] = 0
+        np.testing.assert_array_equal(found.num_stable[i], expected)
+
+
+def test_where_no_point_is_stable_all_orbits_have_period_two_and_exponents_are_negative(plane):
+    _, _, found = plane
+    none = np.asarray(found.num_stable) == 0
+    # the middle start may rest on the unstable point by chance: ½ is it where b = -w/2, which is not on the grid
+    np.testing.assert_array_equal(np.asarray(found.period)[none], 2)
+    np.testing.assert_array_equal(np.asarray(found.period)[~none], 1)
+    assert (np.asarray(found.exponent) < 0).all()
+
+
+def test_an_exponent_is_the_logarithm_of_the_multiplier():
+    found = regimes(doya, jnp.array([5.0]), jnp.array([-2.5]), STARTS)
+    # w x (1 - x) = 0.619143872351978987 at both attractors; at x = ½, where the second start rests, 5/4
+    np.testing.assert_allclose(found.exponent[0, 0], np.log([0.619143872351979, 1.25, 0.619143872351979]), atol=1e-12)
+    assert int(found.num_stable[0, 0]) == 2  # the orbit at rest on the unstable point does not count
+
+
+def test_chaos_has_no_period_and_divergence_no_exponent():
+    found = regimes(lambda r, _: Logistic(r), jnp.array([3.9]), jnp.array([0.0]), jnp.array([[0.3], [2.0]]))
+    assert found.period[0, 0].tolist() == [0, -1]
+    assert found.exponent[0, 0, 0] > 0.4  # 0.49 at r = 3.9
+    assert np.isnan(found.exponent[0, 0, 1])
+    assert int(found.num_stable[0, 0]) == 0
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"ps": jnp.zeros(0)}, "must not be empty"),
+        ({"qs": jnp.zeros((2, 2))}, "qs must be a float array"),
+        ({"starts": jnp.zeros(3)}, r"starts must be a float array of shape \(s, n\)"),
+        ({"num_steps": 0}, "num_steps.*0"),
+        ({"num_transient": -1}, "num_transient.*-1"),
+        ({"max_period": 0}, "max_period.*0"),
+        ({"tol": -1.0}, "tol must be positive"),
+    ],
+)
+def test_misuse_is_named(change, message):
+    arguments = {"ps": jnp.ones(1), "qs": jnp.ones(1), "starts": STARTS} | change
+    with pytest.raises(ValueError, match=message):
+        regimes(doya, arguments.pop("ps"), arguments.pop("qs"), arguments.pop("starts"), **arguments)
