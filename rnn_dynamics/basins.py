@@ -173,7 +173,7 @@ def boundary(
     if not _inside(np.asarray(saddle), np.asarray(box)):
         raise ValueError(f"box must hold the saddle {np.asarray(saddle)}; got {np.asarray(box).tolist()}")
     twice = bool(weak.real < 0)  # points jump from side to side: every second step stays
-    direction, rate = vectors[:, order[0]].real, abs(weak.real) ** -(1.0 + twice)
+    direction, rate = np.real(vectors[:, order[0]]), abs(weak.real) ** -(1.0 + twice)
     start = 1e-6 * (1 + np.abs(np.asarray(saddle)).max()) * direction
     found = [
         _branch(step, u, twice, np.asarray(saddle), side * start, rate, np.asarray(box), float(spacing), max_points)

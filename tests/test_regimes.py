@@ -18,7 +18,7 @@ def doya(w, b):
 @pytest.fixture(scope="module")
 def plane():
     ws, bs = jnp.linspace(-11.75, 7.75, 14), jnp.linspace(-7.6, 12.2, 12)
-    return ws, bs, regimes(doya, ws, bs, STARTS, num_transient=3000, num_steps=200)
+    return ws, bs, regimes(doya, ws, bs, STARTS, num_transient=30_000, num_steps=200)
 
 
 def test_doyas_neuron_has_two_stable_points_between_its_folds_one_outside_and_none_between_its_flips(plane):
