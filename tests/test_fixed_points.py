@@ -9,7 +9,7 @@ import pytest
 import scipy.optimize
 
 from rnn_dynamics import fixed_points
-from rnn_dynamics.fixed_points import FixedPoints, find, solve
+from rnn_dynamics.fixed_points import FixedPoints, find, newton, results, solve
 from rnn_dynamics.models.doya import DoyaNeuron
 from rnn_dynamics.models.reference import Henon, Linear, Logistic, bistable_module, chaotic_module
 from tests import reference
@@ -441,7 +441,7 @@ def test_a_fixed_point_without_a_derivative_is_kept_but_not_called_stable():
     assert points.stable[1 - corner]
 
 
-def test_a_step_is_no_longer_than_one_or_half_the_state():
+def test_a_step_is_no_longer_than_one_or_an_eighth_of_the_state():
     # Whole Newton steps on arctan x diverge from |x| > 1.3917, where 2x = (1 + x²) arctan x; limited ones go to 0.
     points = find(zoo, column(2.0, -30.0, 1e4), which("arctangent"))
     assert points.status.tolist() == ["converged"] * 3
@@ -541,6 +541,89 @@ def test_thousands_of_starts_in_fifty_dimensions_lead_to_three_points():
     np.testing.assert_allclose(np.sort(along), [-a, 0, a], atol=50 * EPS)
     np.testing.assert_allclose(points.x, along[:, None] * v, atol=50 * EPS)
     assert (np.sign(along.round(6))[points.reached] == cluster - 1).all()
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_ten_thousand_points_of_any_size_are_merged_exactly_and_at_once():
+    # Sizes from 1 to 1e8, where one tolerance for all would take everything for near; each point twice, a tenth of
+    # its own tolerance apart, and in every other pair a third one that is three tolerances away.
+    rng = np.random.default_rng(0)
+    centres = rng.standard_normal((4000, 512)) * 10.0 ** rng.uniform(0, 8, (4000, 1))
+    centres[::2] = 1 + 1e-3 * centres[::2] / np.abs(centres[::2]).max(1, keepdims=True)  # half of them are neighbours
+    radius = UNIQUE_TOL * (1 + np.abs(centres).max(1))
+    shift = np.eye(512)[rng.integers(512, size=4000)] * radius[:, None]
+    x = np.concatenate([centres, centres + 0.1 * shift, centres[::2] + 3 * shift[::2]])
+    kept, reached = results.merge(x[:, None], np.zeros(len(x)), np.ones(len(x), bool), UNIQUE_TOL)
+    assert len(kept) == 6000
+    assert (reached[:4000] == reached[4000:8000]).all()
+    assert len(set(reached[:4000])) == 4000
+    assert not set(reached[8000:]) & set(reached[:8000])
+
+
+def test_a_point_far_from_every_start_is_kept_and_marked():
+    # x' = x - sin x / 10: Newton's step from near π/2 leads far away, to another multiple of π.
+    starts = np.linspace(1.55, 1.62, 64)[:, None]
+    points = find(lambda x, u: x - jnp.sin(x) / 10, jnp.asarray(starts))
+    spread = starts.std()
+    nearest = np.abs(np.asarray(points.x) - starts.T).min(1)
+    assert (points.far == (nearest > 10 * spread)).all()
+    assert points.far.all()
+    assert points[~points.far].x.shape == (0, 1)
+    assert not find(lambda x, u: x - jnp.sin(x) / 10, jnp.linspace(0.0, 6.0, 64)[:, None]).far.any()
+    assert not find(zoo, column(-3.0, -3.0, -3.0), which("cosine")).far.any()  # one start says nothing of spread
+    everywhere = find(identity, jnp.asarray([[1e6], [1e6 + 1], [-1e300]]))
+    assert not everywhere.far.any()  # each is its own start, however the squares overflow
+
+
+def test_levenbergs_method_comes_through_where_newtons_is_trapped():
+    # Boggs (1971): x² - y + 1 = 0, x = cos(πy/2), whose zeros are (-1, 2), (-1/√2, 3/2) and (0, 1).
+    def step(z, u):
+        return z + jnp.stack([z[0] ** 2 - z[1] + 1, z[0] - jnp.cos(jnp.pi / 2 * z[1])])
+
+    starts = jnp.asarray(np.random.default_rng(0).uniform(-6, 6, (64, 2)))
+    points = find(step, starts)
+    _, alone, _ = newton.newton(step, starts, None, "discrete", None, 200)
+    assert (np.asarray(alone) > 0.01).sum() > (points.status != "converged").sum() > 0
+    assert (points.start_residual <= alone).all()  # what the start is said to have met is never worse
+    order = np.argsort(points.x[:, 0])
+    np.testing.assert_allclose(points.x[order], [[-1, 2], [-(0.5**0.5), 1.5], [0, 1]], atol=20 * EPS)  # ‖J⁻¹‖ < 3
+
+
+# Starts.
+
+
+def test_starts_are_states_of_the_trajectory_moved_by_noise():
+    trajectory = jnp.asarray(np.random.default_rng(0).standard_normal((50, 3)))
+    starts = fixed_points.starts_from(trajectory, 4000, noise=0.0, seed=1)
+    assert starts.shape == (4000, 3)
+    assert set(map(tuple, starts.tolist())) == set(map(tuple, trajectory.tolist()))
+    moved = fixed_points.starts_from(trajectory, 4000, noise=0.1, seed=1)
+    noise = np.asarray(moved - starts)
+    # Mean and deviation of 12,000 normal numbers: within five standard errors.
+    assert abs(noise.mean()) < 5 * 0.1 / 12000**0.5
+    assert abs(noise.std() - 0.1) < 5 * 0.1 / 24000**0.5
+    assert (moved == fixed_points.starts_from(trajectory, 4000, noise=0.1, seed=1)).all()
+    assert fixed_points.starts_from(trajectory.astype(jnp.float32), 2, noise=0.1, seed=0).dtype == jnp.float32
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"trajectory": jnp.zeros(3)}, "trajectory must be a float array of shape"),
+        ({"trajectory": jnp.zeros((0, 3))}, "trajectory must hold at least one state"),
+        ({"trajectory": jnp.full((1, 1), jnp.nan)}, "trajectory must be finite"),
+        ({"num": 0}, "num must be a whole number, at least 1"),
+        ({"noise": -0.1}, "noise must be at least 0"),
+        ({"noise": np.inf}, "noise must be finite"),
+        ({"seed": -1}, "seed must be a whole number, at least 0"),
+    ],
+)
+def test_starts_from_refuses_wrong_arguments(changed, message):
+    arguments = {"trajectory": jnp.zeros((2, 1)), "num": 1, "noise": 0.0, "seed": 0} | changed
+    trajectory, num = arguments.pop("trajectory"), arguments.pop("num")
+    with pytest.raises(ValueError, match=message):
+        fixed_points.starts_from(trajectory, num, **arguments)
 
 
 # The result as a collection.
@@ -680,5 +763,7 @@ def test_solve_refuses_wrong_arguments(changed, message):
         solve(lambda x, u: jnp.cos(x), arguments.pop("x0"), **arguments)
 
 
-def test_every_public_name_is_listed():
-    assert fixed_points.__all__ == ["FixedPoints", "find", "solve"]
+def test_every_public_name_is_there_and_listed_in_order():
+    assert {"FixedPoints", "find", "solve", "starts_from"} <= set(fixed_points.__all__)
+    assert all(hasattr(fixed_points, name) for name in fixed_points.__all__)
+    assert fixed_points.__all__ == sorted(fixed_points.__all__)

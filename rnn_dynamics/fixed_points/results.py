@@ -1,9 +1,11 @@
 """What a search for fixed points returns, and what every search shares: when a point counts, which are one, what kind.
 
-Row 6 of the layer table: above `jacobians` and `stability`. Next: `search`.
+Row 6 of the layer table: above `jacobians` and `stability`. Next: `newton`, `search`.
 """
 
+import dataclasses
 from collections.abc import Callable, Iterator
+from typing import TypeVar
 
 import equinox
 import jax
@@ -28,12 +30,21 @@ __all__ = [
     "default_tol",
     "defect",
     "defect_jacobian",
+    "far_from",
+    "kinds",
+    "merge",
     "size",
     "verdict",
 ]
 
 STATUS = np.array(["converged", "max_steps", "diverged", "singular", "non_finite"])
 CONVERGED, MAX_STEPS, DIVERGED, SINGULAR, NON_FINITE, RUNNING = range(6)
+
+OUTLYING = 10.0
+"""A point is far from the starts beyond this many times their root mean square distance from their mean."""
+
+_OF_STARTS = ("status", "start_residual", "reached")
+_Points = TypeVar("_Points", bound="FixedPoints")
 
 
 class FixedPoints(equinox.Module):
@@ -52,6 +63,11 @@ class FixedPoints(equinox.Module):
     stable: Bool[np.ndarray, " k"]
     kind: np.ndarray
     """(k,) words of `stability.classify`: "marginal" wherever rounding leaves it open, as it does on a bifurcation."""
+    far: Bool[np.ndarray, " k"]
+    """Whether the nearest start is more than ten times as far as the starts are from their mean (root mean square).
+
+    Such a point is where a solver strayed to; false where all starts are one.
+    """
     status: np.ndarray
     """(s,) one word a start: "converged", "max_steps", "diverged", "singular" or "non_finite"."""
     start_residual: Float[np.ndarray, " s"]
@@ -62,24 +78,26 @@ class FixedPoints(equinox.Module):
     def __len__(self) -> int:
         return len(self.x)
 
-    def __getitem__(self, index) -> "FixedPoints":
+    def __getitem__(self: _Points, index) -> _Points:
         chosen = np.atleast_1d(np.arange(len(self))[index])
         renumber = np.full(len(self) + 1, -1)
         renumber[chosen] = np.arange(len(chosen))
-        x, residual, jacobian, values = (
-            jnp.asarray(np.asarray(field)[chosen]) for field in (self.x, self.residual, self.jacobian, self.multipliers)
-        )
-        stable, kind, reached = self.stable[chosen], self.kind[chosen], renumber[self.reached]
-        return FixedPoints(x, residual, jacobian, values, stable, kind, self.status, self.start_residual, reached)
+        fields: dict = {"reached": renumber[self.reached]}
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if field.name not in _OF_STARTS and value is not None:
+                value = jnp.asarray(np.asarray(value)[chosen]) if isinstance(value, jax.Array) else value[chosen]
+            fields.setdefault(field.name, value)
+        return type(self)(**fields)
 
-    def __iter__(self) -> Iterator["FixedPoints"]:
+    def __iter__(self: _Points) -> Iterator[_Points]:
         return (self[i] for i in range(len(self)))
 
     def __repr__(self) -> str:
         words, counts = np.unique(self.status, return_counts=True)
         starts = ", ".join(f"{count} {word}" for word, count in zip(words, counts, strict=True))
         worst = f", residual at most {float(self.residual.max()):.1e}" if len(self) else ""
-        return f"FixedPoints({len(self)} points, {int(self.stable.sum())} stable{worst}; starts: {starts})"
+        return f"{type(self).__name__}({len(self)} points, {int(self.stable.sum())} stable{worst}; starts: {starts})"
 
 
 def collect(
@@ -91,17 +109,19 @@ def collect(
     time: str,
     tol: float | None,
     unique_tol: float | None,
+    starts: Float[np.ndarray, "s n"] | None = None,
 ) -> FixedPoints:
     """The FixedPoints that a search ended on: judged by their residuals, merged, linearised, classified."""
     code = verdict(x, residual, code, tol)
     unique_tol = default_tol(tol, x.dtype) ** 0.5 if unique_tol is None else unique_tol
-    kept, reached = _merge(x, residual, code == CONVERGED, unique_tol)
+    kept, reached = merge(x[:, None], residual, code == CONVERGED, unique_tol)
     padded = np.resize(np.append(kept, 0), 1 << len(kept).bit_length())  # to a power of two: few shapes to compile
     jacobian, values = (np.asarray(field)[: len(kept)] for field in _linearise(step, x[padded], u, time))
-    kind = _kinds(values, residual[kept], time)
+    kind = kinds(values, residual[kept], time)
     stable = np.char.startswith(kind, "stable")
+    far = np.zeros(len(kept), bool) if starts is None else far_from(x[kept][:, None], starts)
     points, floor, jacobian, values = (jnp.asarray(field) for field in (x[kept], residual[kept], jacobian, values))
-    return FixedPoints(points, floor, jacobian, values, stable, kind, STATUS[code], residual, reached)
+    return FixedPoints(points, floor, jacobian, values, stable, kind, far, STATUS[code], residual, reached)
 
 
 def defect(step, x, u, time):
@@ -142,7 +162,7 @@ def verdict(x, residual, code, tol):
     return np.where(far, DIVERGED, np.where(found, CONVERGED, denied))
 
 
-def _kinds(multipliers, residual, time):
+def kinds(multipliers, residual, time):
     """`stability.classify`, "marginal" if the point is known too badly to tell.
 
     A residual r leaves the position uncertain by r / |λ - 1| (in continuous time r / |λ|), for the λ nearest to a fold,
@@ -163,30 +183,55 @@ def _linearise(step, xs, u, time):
     return jacobian, stability.multipliers(jacobian, time=time)
 
 
-def _merge(x, residual, converged, unique_tol):
+def far_from(points: Float[np.ndarray, "k p n"], starts: Float[np.ndarray, "s n"]) -> Bool[np.ndarray, " k"]:
+    """Whether all p states of each point are farther from every start than `OUTLYING` times the starts' spread."""
+    if not len(points) or (starts == starts[0]).all():
+        return np.zeros(len(points), bool)
+    scale = max(np.abs(points).max(), np.abs(starts).max())  # squares neither over- nor underflow
+    centre = (starts / scale).mean(0)
+    starts, points = (np.asarray(each / scale - centre, dtype=float) for each in (starts, points))
+    spread = (starts**2).sum(1).mean()
+    # Only what is far from the centre can be far from every start: few points need all the distances.
+    far = ((points**2).sum(-1) > OUTLYING**2 * spread).all(1)
+    for i in np.flatnonzero(far):
+        far[i] = all((((starts - state) ** 2).sum(1) > OUTLYING**2 * spread).all() for state in points[i])
+    return far
+
+
+def merge(
+    x: Float[np.ndarray, "s p n"], residual: Float[np.ndarray, " s"], converged: Bool[np.ndarray, " s"], unique_tol
+):
     """Which converged points to keep, by residual, and which of them each start reached.
 
-    Points are grouped along one random direction first: points of different groups are farther apart than the
-    tolerance, so only within a group are distances taken. k log k unless many points really are close.
+    A point is a fixed point (p = 1) or a cycle of p states, and cycles are one if they are near in some rotation. The
+    candidates are sorted along a random direction, on which near ones are near; of those, a few more directions leave
+    hardly any but the true ones, whose states are then compared. k log k unless many points really are close. Along a
+    direction, a cycle shows as its p shadows in ascending order: they do not depend on the rotation.
     """
     reached = np.full(len(x), -1)
     candidates = np.flatnonzero(converged)
     if not len(candidates):
         return candidates, reached
     # The best first; ties by position, so that the order of the starts decides nothing.
-    candidates = candidates[np.lexsort((*x[candidates].T[::-1], residual[candidates]))]
-    points = x[candidates]
-    radius = unique_tol * (1 + np.abs(points).max(1))
-    direction = np.random.default_rng(0).standard_normal(x.shape[1])
-    along = points @ (direction / np.abs(direction).sum())  # moves by at most the largest component's change
-    order = np.argsort(along)
-    apart = np.diff(along[order]) > radius.max()
-    representative = np.empty(len(candidates), dtype=int)
-    for group in np.split(order, np.flatnonzero(apart) + 1):
-        left = np.sort(group)
-        while len(left):
-            same = np.abs(points[left] - points[left[0]]).max(1) <= radius[left[0]]
-            representative[left[same]] = left[0]
-            left = left[~same]
+    candidates = candidates[np.lexsort((*x[candidates].reshape(len(candidates), -1).T[::-1], residual[candidates]))]
+    points = x[candidates].astype(float)
+    size = np.abs(points).max((1, 2))
+    radius = unique_tol * (1 + size)
+    directions = np.random.default_rng(0).standard_normal((x.shape[2], 4))
+    # Scaled so that a shadow moves by at most the largest component's change, apart from its rounding.
+    shadows = np.sort(points @ (directions / np.abs(directions).sum(0)), axis=1).reshape(len(points), -1)
+    reach = radius + 4 * x.shape[2] * np.finfo(float).eps * size
+    order = np.argsort(shadows[:, 0], kind="stable")
+    first = np.searchsorted(shadows[order, 0], shadows[:, 0] - reach)
+    last = np.searchsorted(shadows[order, 0], shadows[:, 0] + reach, side="right")
+    representative = np.full(len(candidates), -1)
+    for i in range(len(candidates)):
+        if representative[i] < 0:
+            near = order[first[i] : last[i]]
+            near = near[representative[near] < 0]
+            near = near[(np.abs(shadows[near] - shadows[i]) <= reach[i]).all(1)]
+            turns = (np.roll(points[i], turn, axis=0) for turn in range(x.shape[1]))
+            same = np.any([np.abs(points[near] - turn).max((1, 2)) <= radius[i] for turn in turns], axis=0)
+            representative[near[same]] = i
     kept, reached[candidates] = np.unique(representative, return_inverse=True)
     return candidates[kept], reached

@@ -1,13 +1,12 @@
 """The search for fixed points of maps and equilibria of fields, from many starts.
 
-Row 6 of the layer table: above `results`. Next: `continuation`.
+Row 6 of the layer table: above `newton`. Next: `slow` and `cycles`, searches of the same kind; `continuation`.
 """
 
 import warnings
 from collections.abc import Callable
 from typing import Literal
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import scipy
@@ -16,16 +15,14 @@ from jaxtyping import Array, Float, PyTree
 from rnn_dynamics import _check
 from rnn_dynamics._compile import jit
 from rnn_dynamics.fixed_points import results
+from rnn_dynamics.fixed_points.newton import lanes, levenberg, newton
 from rnn_dynamics.fixed_points.results import (
     CONVERGED,
     DIVERGED,
     MAX_STEPS,
     NON_FINITE,
-    RUNNING,
-    SINGULAR,
     STATUS,
     FixedPoints,
-    allowed,
     default_tol,
     defect,
     defect_jacobian,
@@ -33,7 +30,7 @@ from rnn_dynamics.fixed_points.results import (
     verdict,
 )
 
-__all__ = ["find", "solve"]
+__all__ = ["find", "solve", "starts_from"]
 
 _DIFFERENTIATED = {"hybr": {"xtol": 0.0}, "lm": {"xtol": 0.0, "ftol": 0.0}}
 """Methods of SciPy that take the pair (G, dG/dx), with the options that send them on to the rounding floor."""
@@ -56,8 +53,10 @@ def find(
     r"""The fixed points x = F(x, u) that a solver reaches from given starts. Runs on the host: their number is data.
 
     Newton's method solves G(x) = F(x, u) - x = 0 (in continuous time G = f) from every start at once, each step
-    scaled down to at most max(1, ‖x‖/2) in its largest component, and goes on to the rounding floor. A point counts
-    as found if $\|G(x)\|_\infty \le \min(tol\,(1 + \|x\|_\infty), \tfrac12)$; two nearer than
+    scaled down to at most max(1, ‖x‖/8) in its largest component (the first ones to twice that), and goes on to the
+    rounding floor. Where it stalls, Levenberg's method takes over from the best iterate; the status stays Newton's
+    unless that succeeds. A point counts as found if
+    $\|G(x)\|_\infty \le \min(tol\,(1 + \|x\|_\infty), \tfrac12)$; two nearer than
     $unique\_tol\,(1 + \|x\|_\infty)$ are one, and the one with the least residual is kept.
 
     Args:
@@ -68,10 +67,11 @@ def find(
         time: "discrete" for a map, "continuous" for a field.
         tol: Residual allowed; by default 100 machine epsilons.
         unique_tol: By default √tol: next to a fold, a residual of tol leaves a position uncertain by √tol.
-        max_steps: Newton steps per start.
+        max_steps: Newton steps per start; where they fail, up to 30 of Levenberg's follow, and no more than this.
 
     Returns:
-        The points, classified, and the status of every start. No points is an answer too.
+        The points, classified, and the status of every start. No points is an answer too. Points far from every
+        start are kept, and marked.
 
     Raises:
         ValueError: starts are not a finite float array (s, n) with s, n ≥ 1, an unknown solver or time, a tolerance
@@ -95,11 +95,11 @@ def find(
         if value is not None and not value > 0:
             raise ValueError(f"{name} must be positive; got {value}")
     if solver == "newton":
-        x, residual, code = (np.array(field) for field in _newton(step, starts, u, time, tol, max_steps))
+        x, residual, code = _by_newton(step, starts, u, time, tol, max_steps)
     else:
         ends = [_root(step, start, u, solver, time, tol) for start in starts]
         x, residual, code = (np.array([end[name] for end in ends]) for name in ("x", "residual", "code"))
-    return results.collect(step, x, residual, code, u, time, tol, unique_tol)
+    return results.collect(step, x, residual, code, u, time, tol, unique_tol, np.asarray(starts))
 
 
 def solve(
@@ -146,51 +146,61 @@ def solve(
     return result
 
 
+def starts_from(trajectory: Float[Array, "S n"], num: int, *, noise: float = 0.0, seed: int) -> Float[Array, "num n"]:
+    r"""Starts near where a system goes: states drawn from a trajectory, each moved a little.
+
+    $$ x_i = x_{t_i} + \text{noise}\, \xi_i, \qquad t_i \text{ uniform}, \quad \xi_i \sim N(0, I) $$
+
+    Args:
+        trajectory: The states to draw from, with replacement.
+        num: How many starts.
+        noise: Standard deviation of what is added, in the units of the state.
+        seed: Of `numpy.random.default_rng`.
+
+    Returns:
+        The starts, in the trajectory's dtype.
+
+    Raises:
+        ValueError: trajectory is not a finite float array (T+1, n) with T ≥ 0 and n ≥ 1, num below 1, noise negative
+            or not finite, a seed that is not a whole number from 0 on.
+
+    Example:
+        >>> starts_from(jnp.array([[0.0, 1.0]]), 2, seed=0)
+        Array([[0., 1.],
+               [0., 1.]], dtype=float64)
+
+    References:
+        Sussillo and Barak (2013), who start from states that the network visits.
+    """
+    trajectory = _check.floats("trajectory", trajectory, "S", "n")
+    if trajectory.size == 0:
+        raise ValueError(f"trajectory must hold at least one state of at least one unit; got shape {trajectory.shape}")
+    num = _check.count("num", num, least=1)
+    _check.within("noise", _check.number("noise", noise), "be at least 0", lambda value: value >= 0)
+    generator = np.random.default_rng(_check.count("seed", seed))
+    drawn = np.asarray(trajectory)[generator.integers(len(trajectory), size=num)]
+    moved = drawn + float(noise) * generator.standard_normal(drawn.shape)
+    return jnp.asarray(moved.astype(trajectory.dtype))
+
+
 @jit
 def _look(step, x, u, time):
     g = defect(step, x, u, time)
     return g, defect_jacobian(step, x, u, time), size(g)
 
 
-@jit
-def _newton(step, starts, u, time, tol, max_steps):
-    def advance(carry):
-        count, x, g, best, best_size, _ = carry
-        jacobian = defect_jacobian(step, x, u, time)
-        change = -jnp.linalg.solve(jacobian, g)
-        largest = jnp.abs(change).max()
-        change = change * jnp.minimum(1, jnp.maximum(1, jnp.abs(x).max() / 2) / jnp.maximum(largest, 1e-30))
-        new = x + change
-        new_g = defect(step, new, u, time)
-        new_size, old_size = size(new_g), size(g)
-        at_floor = (best_size <= allowed(tol, x, jnp.abs(best).max())) & ~(new_size < old_size / 2)
-        code = jnp.select(
-            [
-                at_floor | (new_size == 0),
-                ~jnp.isfinite(jacobian).all(),
-                ~jnp.isfinite(change).all(),
-                jnp.abs(new).max() > 1 / jnp.finfo(x.dtype).eps,
-                ~jnp.isfinite(new_size),
-            ],
-            [CONVERGED, NON_FINITE, SINGULAR, DIVERGED, NON_FINITE],
-            jnp.where(count + 1 < max_steps, RUNNING, MAX_STEPS),
-        )
-        better = new_size < best_size
-        best, best_size = jnp.where(better, new, best), jnp.where(better, new_size, best_size)
-        return count + 1, new, new_g, best, best_size, code
-
-    def one(start):
-        start = _check.next_state(step, start, u)
-        g = defect(step, start, u, time)
-        code = jnp.where(size(g) == 0, CONVERGED, jnp.where(jnp.isfinite(size(g)), RUNNING, NON_FINITE))
-        carry = (0, start, g, start, size(g), code)
-        *_, best, _, code = jax.lax.while_loop(lambda carry: carry[-1] == RUNNING, advance, carry)
-        return best, size(defect(step, best, u, time)), code
-
-    # Under vmap every lane waits for the slowest; on a CPU, where lanes share nothing, one after the other is faster.
-    if jax.default_backend() == "cpu" and starts.shape[1] > 8:
-        return jax.lax.map(one, starts)
-    return jax.vmap(one)(starts)
+def _by_newton(step, starts, u, time, tol, max_steps):
+    """Newton's method from every start, then Levenberg's from the best iterate of each that it failed."""
+    num_units = starts.shape[1]
+    x, residual, code = (np.array(each) for each in lanes(newton, num_units, step, starts, u, time, tol, max_steps))
+    failed = (verdict(x, residual, code, tol) != CONVERGED) & np.isfinite(residual) & (code != DIVERGED)
+    if failed.any():
+        again = lanes(levenberg, num_units, step, jnp.asarray(x), jnp.asarray(failed), u, time, tol, max_steps)
+        other, other_residual, other_code = (np.array(each) for each in again)
+        better = failed & (other_residual < residual)
+        x[better], residual[better] = other[better], other_residual[better]
+        code = np.where(better & (other_code == CONVERGED), CONVERGED, code)
+    return x, residual, code
 
 
 def _root(step, x0, u, method, time, tol):
