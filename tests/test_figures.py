@@ -349,6 +349,43 @@ def test_gradient_exponent_the_contributions_have_their_published_values():
         assert found.sum() == pytest.approx(total, rel=1e-9)
 
 
+# fig_bengio_latching
+
+
+def test_bengio_latching_an_input_flips_the_neuron_if_and_only_if_it_exceeds_the_threshold():
+    data = arrays("bengio_latching")
+    w, held = data["weights"], data["durations"].tolist()
+    # papers: h* = w r - artanh r, and its values at 1.25, 2, 2.5 and 3
+    for weight, value in (
+        (1.25, 0.077805169315344),
+        (2.0, 0.53283997535355),
+        (2.5, 0.90477313865593),
+        (3.0, 1.3032739080026),
+    ):
+        at = np.argmin(np.abs(w - weight))
+        assert w[at] == pytest.approx(weight, abs=1e-12)
+        assert data["critical"][at] == pytest.approx(value, abs=1e-13)
+    excess = data["thresholds"] - data["critical"]
+    assert (np.diff(excess, axis=0) < 0).all()  # the longer, the weaker an input will do
+    # a fold's ghost delays an orbit by π/√(r δ) steps at most, r the curvature w tanh″/2 there: δ < π²/(r T²)
+    longest = np.argmax(held)
+    assert (excess[longest] > 0).all()
+    assert (excess[longest] < np.pi**2 / (np.sqrt(1 - 1 / w) * held[longest] ** 2)).all()
+
+
+def test_bengio_latching_noise_below_the_threshold_never_flips_and_the_gradient_vanishes():
+    data = arrays("bengio_latching")
+    weak, strong, pulsed = data["states"]
+    assert np.abs(data["inputs"][:2]).max() < 0.53283997535355
+    assert weak.max() < 0
+    assert strong.max() < 0
+    assert pulsed[99] < 0 < pulsed[-1]
+    # latched, |a| > artanh r and a step's slope w (1 - tanh² a) < 1; here well below
+    steps = np.diff(data["log_gradients"][:2], axis=1)
+    assert steps.max() < 0
+    assert data["log_gradients"][:, -1].max() < -100 * np.log(10)
+
+
 # fig_pasemann_attractor
 
 
