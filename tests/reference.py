@@ -320,3 +320,8 @@ PIECEWISE_LINEAR = {
 }
 """Period: a1, the cycle's point of largest z₁, |multipliers|. A = diag(a1, 0.96461297),
 W = [[0, -0.64375], [0.52505308, 0]], h = (0.37298253, -0.97931491)."""
+
+# Hénon's map, a = 1.4, b = 0.3. Closed form: the states x of its 2-cycle solve a² x² - a (1-b) x + (1-b)² - a = 0.
+
+HENON_TWO_CYCLE = (0.9758000512, -0.1427400154)
+"""The state with the larger x."""
