@@ -24,7 +24,7 @@ from rnn_dynamics.fixed_points.results import (
     size,
 )
 
-__all__ = ["SMALL", "iterate", "lanes", "levenberg", "newton", "over_lanes"]
+__all__ = ["SMALL", "iterate", "lanes", "levenberg", "newton", "over_lanes", "solve_one"]
 
 SMALL = 8
 """Up to so many units the lanes run side by side; beyond, one after the other on a CPU, and on one BLAS thread."""
@@ -97,7 +97,7 @@ def lanes(function: Callable, num_units: int, *args):
 @jit
 def newton(step, starts, u, time, tol, max_steps):
     """From every start the best iterate, its residual, and a code."""
-    return over_lanes(lambda start: _solve(step, start, u, time, tol, max_steps), starts.shape[1], starts)
+    return over_lanes(lambda start: solve_one(step, start, u, time, tol, max_steps), starts.shape[1], starts)
 
 
 @jit
@@ -142,12 +142,14 @@ def levenberg(step, starts, wanted, u, time, tol, max_steps):
         running = wanted & jnp.isfinite(size(g)) & jnp.isfinite(jacobian).all() & (damping > 0)
         carry = (0, start, g, jacobian, damping, jnp.asarray(2, start.dtype), running)
         _, x, g, *_ = jax.lax.while_loop(lambda carry: carry[-1], advance, carry)
-        return _solve(step, x, u, time, tol, jnp.where(near(x, g), max_steps, 1))
+        return solve_one(step, x, u, time, tol, jnp.where(near(x, g), max_steps, 1))
 
     return over_lanes(one, starts.shape[1], starts, wanted)
 
 
-def _solve(step, start, u, time, tol, max_steps):
+def solve_one(step, start, u, time, tol, max_steps):
+    """`newton` from one start."""
+
     def change_of(x, g):
         jacobian = defect_jacobian(step, x, u, time)
         return -jnp.linalg.solve(jacobian, g), jnp.isfinite(jacobian).all()
