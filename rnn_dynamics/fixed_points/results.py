@@ -43,6 +43,8 @@ CONVERGED, MAX_STEPS, DIVERGED, SINGULAR, NON_FINITE, RUNNING = range(6)
 OUTLYING = 10.0
 """A point is far from the starts beyond this many times their root mean square distance from their mean."""
 
+_FEW = 64
+"""So many points are compared with one another without ado."""
 _OF_STARTS = ("status", "start_residual", "reached")
 _Points = TypeVar("_Points", bound="FixedPoints")
 
@@ -185,7 +187,7 @@ def _linearise(step, xs, u, time):
 
 def far_from(points: Float[np.ndarray, "k p n"], starts: Float[np.ndarray, "s n"]) -> Bool[np.ndarray, " k"]:
     """Whether all p states of each point are farther from every start than `OUTLYING` times the starts' spread."""
-    if not len(points) or (starts == starts[0]).all():
+    if not len(points) or len(starts) == 1 or (starts == starts[0]).all():
         return np.zeros(len(points), bool)
     scale = max(np.abs(points).max(), np.abs(starts).max())  # squares neither over- nor underflow
     centre = (starts / scale).mean(0)
@@ -203,7 +205,7 @@ def merge(
 ):
     """Which converged points to keep, by residual, and which of them each start reached.
 
-    A point is a fixed point (p = 1) or a cycle of p states, and cycles are one if they are near in some rotation. The
+    A point is a fixed point (p = 1) or a cycle of p states, and cycles are one if they are near in some rotation. Many
     candidates are sorted along a random direction, on which near ones are near; of those, a few more directions leave
     hardly any but the true ones, whose states are then compared. k log k unless many points really are close. Along a
     direction, a cycle shows as its p shadows in ascending order: they do not depend on the rotation.
@@ -217,21 +219,36 @@ def merge(
     points = x[candidates].astype(float)
     size = np.abs(points).max((1, 2))
     radius = unique_tol * (1 + size)
-    directions = np.random.default_rng(0).standard_normal((x.shape[2], 4))
-    # Scaled so that a shadow moves by at most the largest component's change, apart from its rounding.
-    shadows = np.sort(points @ (directions / np.abs(directions).sum(0)), axis=1).reshape(len(points), -1)
-    reach = radius + 4 * x.shape[2] * np.finfo(float).eps * size
-    order = np.argsort(shadows[:, 0], kind="stable")
-    first = np.searchsorted(shadows[order, 0], shadows[:, 0] - reach)
-    last = np.searchsorted(shadows[order, 0], shadows[:, 0] + reach, side="right")
+    neighbours = _neighbours(points, radius, size)
     representative = np.full(len(candidates), -1)
     for i in range(len(candidates)):
         if representative[i] < 0:
-            near = order[first[i] : last[i]]
+            near = neighbours(i)
             near = near[representative[near] < 0]
-            near = near[(np.abs(shadows[near] - shadows[i]) <= reach[i]).all(1)]
-            turns = (np.roll(points[i], turn, axis=0) for turn in range(x.shape[1]))
-            same = np.any([np.abs(points[near] - turn).max((1, 2)) <= radius[i] for turn in turns], axis=0)
+            same = np.abs(points[near] - points[i]).max((1, 2)) <= radius[i]
+            for turn in range(1, x.shape[1]):
+                same |= np.abs(points[near] - np.roll(points[i], turn, axis=0)).max((1, 2)) <= radius[i]
             representative[near[same]] = i
     kept, reached[candidates] = np.unique(representative, return_inverse=True)
     return candidates[kept], reached
+
+
+def _neighbours(points, radius, size):
+    """A function from a point's number to those of all that may be within its radius: itself, and hardly any others."""
+    if len(points) <= _FEW:
+        everyone = np.arange(len(points))
+        return lambda i: everyone[i:]
+    n = points.shape[2]
+    directions = np.random.default_rng(0).standard_normal((n, 4))
+    # Scaled so that a shadow moves by at most the largest component's change, apart from its rounding.
+    shadows = np.sort(points @ (directions / np.abs(directions).sum(0)), axis=1).reshape(len(points), -1)
+    reach = radius + 4 * n * np.finfo(float).eps * size
+    order = np.argsort(shadows[:, 0], kind="stable")
+    first = np.searchsorted(shadows[order, 0], shadows[:, 0] - reach)
+    last = np.searchsorted(shadows[order, 0], shadows[:, 0] + reach, side="right")
+
+    def neighbours(i):
+        near = order[first[i] : last[i]]
+        return near[(np.abs(shadows[near] - shadows[i]) <= reach[i]).all(1)]
+
+    return neighbours
