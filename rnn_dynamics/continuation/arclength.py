@@ -1,0 +1,308 @@
+"""One curve of solutions of G(y) = 0, N equations for N + 1 unknowns, followed by pseudo-arclength both ways.
+
+Row 7 of the layer table: above `linear`. Next: `branch`, which follows fixed points; the curves of folds, flips and
+Neimark-Sacker points in two parameters are such curves too.
+
+Steps are measured in the norm ‖y‖² = Σ w_i y_i², which the caller chooses so that state and parameter count alike.
+"""
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from rnn_dynamics.continuation import linear
+
+__all__ = [
+    "CLOSED",
+    "DIVERGED",
+    "ENDS",
+    "MAX_POINTS",
+    "NO_START",
+    "P_SPAN",
+    "TOO_SMALL",
+    "Path",
+    "Steps",
+    "correct",
+    "first_tangent",
+    "follow",
+    "tangent_at",
+]
+
+ENDS = ("p_span", "max_points", "step too small", "closed curve", "diverged", "no start")
+P_SPAN, MAX_POINTS, TOO_SMALL, CLOSED, DIVERGED, NO_START, RUNNING = range(7)
+
+MAX_CORRECTIONS = 7
+FAR = 1e4
+"""A curve that has gone this far from its start, in the norm of the steps, has diverged."""
+
+
+class Steps(NamedTuple):
+    """How long the steps are, in the norm of the arclength."""
+
+    first: float | Float[Array, ""] = 0.01
+    largest: float | Float[Array, ""] = 0.1
+    angle: float | Float[Array, ""] = 0.3
+    """The most, in radians, that the tangent may turn in one step: what turns more may be another branch."""
+
+
+class Path(NamedTuple):
+    """The points of a curve in order, padded with NaN; the tangents all point along that order."""
+
+    y: Float[Array, "k m"]
+    tangent: Float[Array, "k m"]
+    orientation: Float[Array, " k"]
+    """The sign of det [G_y; tangent]: on a smooth curve it changes at branch points and nowhere else."""
+    kink: Bool[Array, " k"]
+    """Whether G_y jumps between this point and the next."""
+    number: Int[Array, ""]
+    start: Int[Array, ""]
+    """The row of the start."""
+    ended: Int[Array, "2"]
+    """Why the curve ends at its first and its last point: an index of `ENDS`."""
+
+
+class _State(NamedTuple):
+    back: Array
+    y: Array
+    tangent: Array
+    orientation: Array
+    step: Array
+    counts: Array
+    ended: Array
+    ys: Array
+    tangents: Array
+    orientations: Array
+    kinks: Array
+
+
+def first_tangent(jacobian: Float[Array, "k m"], weights: Float[Array, " m"]):
+    """A unit tangent of the curve where G_y is `jacobian`, its null vector, and the orientation there."""
+    roots = jnp.sqrt(weights)
+    if len(weights) == 2:
+        tangent = jnp.stack([-jacobian[0, 1], jacobian[0, 0]])
+        tangent = jnp.where(jnp.any(tangent != 0), tangent, jnp.array([0.0, 1.0], weights.dtype))
+    else:
+        # Columns of unit weight; the last column of the complete Q of the transpose is orthogonal to every row.
+        tangent = jnp.linalg.qr((jacobian / roots).T, mode="complete")[0][:, -1] / roots
+    tangent = tangent / jnp.linalg.norm(roots * tangent)
+    return tangent, _sign(jacobian, weights * tangent)
+
+
+def tangent_at(function: Callable, y: Float[Array, " m"], along: Float[Array, " m"], weights: Float[Array, " m"]):
+    """The unit tangent at y that makes an acute angle with `along`, and the orientation there.
+
+    The bordered system [G_y; along] t = e_m (Keller 1977) is regular at folds.
+    """
+    border = _border(weights * along)
+    right = jnp.zeros_like(y).at[-1].set(1)
+    tangent, sign = linear.solve_with_sign(jnp.vstack([linear.derivative(function, y)[1], border]), right)
+    return tangent / jnp.sqrt(jnp.sum(weights * tangent**2)), sign
+
+
+def correct(function: Callable, guess: Float[Array, " m"], border: Float[Array, " m"], weights: Float[Array, " m"]):
+    """Newton's method for G(y) = 0 on the plane border · (y - guess) = 0.
+
+    Returns:
+        y, whether it converged, and the number of corrections. It stops at a correction whose square is below the
+        rounding floor: convergence is quadratic, and the next one would change nothing.
+    """
+    small = 0.1 * math.sqrt(float(jnp.finfo(guess.dtype).eps))
+
+    def again(carry):
+        y, count, last, _ = carry
+        value, jacobian = linear.derivative(function, y)
+        rest = jnp.append(value, border @ (y - guess))
+        change = linear.solve(jnp.vstack([jacobian, border]), -rest)
+        size = jnp.sqrt(jnp.sum(weights * change**2))
+        return y + change, count + 1, size, (size < last) & jnp.isfinite(size)
+
+    def goes_on(carry):
+        _, count, last, shrinks = carry
+        return (last > small) & shrinks & (count < MAX_CORRECTIONS)
+
+    start = guess, jnp.zeros((), jnp.int32), jnp.asarray(jnp.inf, guess.dtype), jnp.asarray(True)
+    y, count, last, shrinks = jax.lax.while_loop(goes_on, again, start)
+    return y, shrinks & (last <= small), count
+
+
+def follow(
+    function: Callable,
+    y0: Float[Array, " m"],
+    weights: Float[Array, " m"],
+    lower: Float[Array, " m"],
+    upper: Float[Array, " m"],
+    steps: Steps,
+    num_each: int,
+    found: Bool[Array, ""],
+) -> Path:
+    """The curve through y0, from one of its ends to the other, with at most `num_each` points on each side of y0.
+
+    A step is taken along the tangent and corrected at right angles to it. It is taken again at half the length where
+    Newton's method fails, moves the point by more than half the step, or the tangent turns by more than the angle
+    allowed. A step that would leave the box [lower, upper] ends on its border, exactly. Where even the smallest steps
+    fail because G_y jumps, the curve has a kink: the point of the jump is found by bisection, and the curve goes on
+    with the tangent that keeps the orientation, det [G_y; t], which crosses to the jump's other side.
+
+    Args:
+        function: G.
+        y0: A point of the curve (if `found`; otherwise the path has no points).
+        weights: Of the norm.
+        lower: The box; infinite where there is no bound.
+        upper: The box.
+        steps: Lengths of steps; they may be traced.
+        num_each: Sizes the buffers.
+        found: Whether y0 is on the curve.
+
+    References:
+        Keller (1977), Numerical solution of bifurcation and nonlinear eigenvalue problems; Allgower and Georg (1990),
+        Numerical continuation methods, chapters 2 to 6, for the orientation and the step length.
+    """
+    size, eps = len(y0), float(jnp.finfo(y0.dtype).eps)
+    at_kink, smallest = eps**0.4, 0.1 * eps**0.5
+    t0, orientation0 = first_tangent(linear.derivative(function, y0)[1], weights)
+    rising = jnp.where(t0[-1] < 0, -1, 1)
+    t0, orientation0 = rising * t0, rising * orientation0
+
+    def norm(y):
+        return jnp.sqrt(jnp.sum(weights * y**2))
+
+    def jump(y, tangent, orientation, step):
+        """Whether G_y jumps on the next few steps; just beyond the jump the point, the tangent, the orientation."""
+
+        def look(i, bracket):
+            low, high, near, far = bracket
+            place = jnp.where(i == 0, low, jnp.where(i == 1, high, (low + high) / 2))
+            here = linear.derivative(function, y + place * tangent)[1]
+            past = (i == 1) | ((i > 1) & (jnp.abs(here - far).max() < jnp.abs(here - near).max()))
+            low, high = jnp.where(past, low, place), jnp.where(past, place, high)
+            return low, high, jnp.where(past, near, here), jnp.where(past, here, far)
+
+        blank = jnp.zeros((size - 1, size), y.dtype)
+        _, high, near, far = jax.lax.fori_loop(0, 42, look, (jnp.zeros_like(step), 4 * step, blank, blank))
+        jumps = jnp.abs(far - near).max() > 1e-3 * jnp.abs(near).max()
+        new, sign = first_tangent(far, weights)
+        return jumps & jnp.isfinite(new).all(), y + high * tangent, new * sign * orientation, orientation
+
+    def advance(state):
+        back, y, tangent = state.back, state.y, state.tangent
+        room = jnp.where(tangent > 0, (upper - y) / tangent, jnp.where(tangent < 0, (lower - y) / tangent, jnp.inf))
+        side = jnp.argmin(room)
+        least = room[side]
+        hits = least <= state.step
+        bound = jnp.where(tangent > 0, upper, lower)
+        wall = hits & (jnp.arange(size) == side)
+        guess = jnp.where(wall, bound, y + jnp.minimum(least, state.step) * tangent)
+        border = jnp.where(hits, wall.astype(y.dtype), _border(weights * tangent))
+        new, converged, corrections = correct(function, guess, border, weights)
+        new = jnp.where(wall, bound, new)
+        new_tangent, orientation = tangent_at(function, new, tangent, weights)
+        cosine = jnp.clip(jnp.sum(weights * tangent * new_tangent), -1, 1)
+        angle = jnp.arctan2(norm(new_tangent - cosine * tangent), cosine)
+        inside = jnp.all((new >= lower) & (new <= upper))
+        near = norm(new - guess) <= jnp.minimum(least, state.step) / 2 + 100 * eps * (1 + norm(new))
+        good = converged & inside & near & (angle <= steps.angle) & jnp.isfinite(new_tangent).all()
+        at_edge = least <= 0
+
+        tries = ~good & (state.step < at_kink) & ~at_edge
+        kept = jnp.asarray(False), y, tangent, state.orientation
+        kinked, beyond, after, sign = jax.lax.cond(
+            tries, lambda: jump(y, tangent, state.orientation, state.step), lambda: kept
+        )
+        new = jnp.where(kinked, beyond, new)
+        new_tangent, orientation = jnp.where(kinked, after, new_tangent), jnp.where(kinked, sign, orientation)
+
+        count = state.counts[back]
+        before, after = jnp.sum(weights * t0 * (y - y0)), jnp.sum(weights * t0 * (new - y0))
+        passed = jnp.where(after > before, -before / jnp.maximum(after - before, eps), jnp.inf)
+        apart = norm(y + jnp.clip(passed, 0, 1) * (new - y) - y0)
+        closed = good & (back == 0) & (count >= 2) & (before < 0) & (after >= 0) & (apart <= norm(new - y) / 2)
+        closed &= jnp.sum(weights * t0 * new_tangent) > 0.5
+        new, new_tangent = jnp.where(closed, y0, new), jnp.where(closed, t0, new_tangent)
+        orientation = jnp.where(closed, orientation0, orientation)
+
+        taken = (good | kinked) & ~at_edge
+        distance = norm(jnp.where(taken, new, y) - y0)
+        easy = jnp.where(corrections <= 3, 2.0, jnp.where(corrections <= 4, 1.0, 0.5))
+        turned = jnp.minimum(easy, steps.angle / 2 / jnp.maximum(angle, 0.1 * steps.angle))
+        step = state.step * jnp.where(good, turned.astype(y.dtype), 0.5)
+        step = jnp.where(kinked, steps.first, jnp.minimum(step, steps.largest * jnp.maximum(1, distance / 2)))
+
+        count = count + taken
+        ended = jnp.select(
+            [
+                at_edge | (good & hits),
+                closed,
+                taken & (distance > FAR),
+                count >= num_each,
+                ~taken & (step < smallest),
+            ],
+            [P_SPAN, CLOSED, DIVERGED, MAX_POINTS, TOO_SMALL],
+            RUNNING,
+        )
+        over = ended != RUNNING
+        row = jnp.where(taken, num_each + (1 - 2 * back) * count, 2 * num_each + 1)
+        # The kink lies between the new point and the one before it: in the path's order, after the earlier row.
+        kink_row = jnp.where(taken, row - (1 - back), 2 * num_each + 1)
+        ends = state.ended.at[1 - back].set(ended)
+        whole = over & ((back == 1) | (ended == CLOSED))
+        ends = jnp.where(whole & (ended == CLOSED), CLOSED, ends)
+        turns = over & ~whole
+
+        def keep(now, start):
+            return jnp.where(turns, start, now)
+
+        return _State(
+            back=jnp.where(over, jnp.where(whole, 2, 1), back),
+            y=keep(jnp.where(taken, new, y), y0),
+            tangent=keep(jnp.where(taken, new_tangent, tangent), -t0),
+            orientation=keep(jnp.where(taken, orientation, state.orientation), -orientation0),
+            step=keep(step, jnp.asarray(steps.first, y.dtype)),
+            counts=state.counts.at[back].set(count),
+            ended=ends,
+            ys=state.ys.at[row].set(new),
+            tangents=state.tangents.at[row].set((1 - 2 * back) * new_tangent),
+            orientations=state.orientations.at[row].set((1 - 2 * back) * orientation),
+            kinks=state.kinks.at[kink_row].set(kinked),
+        )
+
+    rows = 2 * num_each + 2
+    blank = jnp.full((rows, size), jnp.nan, y0.dtype)
+    first = jnp.where(found, y0, jnp.nan)
+    start = _State(
+        back=jnp.where(found, 0, 2),
+        y=y0,
+        tangent=t0,
+        orientation=orientation0,
+        step=jnp.asarray(steps.first, y0.dtype),
+        counts=jnp.zeros(2, int),
+        ended=jnp.full(2, NO_START),
+        ys=blank.at[num_each].set(first),
+        tangents=blank.at[num_each].set(t0),
+        orientations=jnp.zeros(rows, y0.dtype).at[num_each].set(orientation0),
+        kinks=jnp.zeros(rows, bool),
+    )
+    end = jax.lax.while_loop(lambda state: state.back < 2, advance, start)
+    total = jnp.where(found, 1 + end.counts.sum(), 0)
+    shift = num_each - end.counts[1]
+
+    def ordered(rows):
+        return jnp.roll(rows[:-1], -shift, axis=0)
+
+    inside = jnp.arange(2 * num_each + 1) < total
+    ys = jnp.where(inside[:, None], ordered(end.ys), jnp.nan)
+    tangents = jnp.where(inside[:, None], ordered(end.tangents), jnp.nan)
+    kinks = ordered(end.kinks) & inside
+    return Path(ys, tangents, ordered(end.orientations), kinks, total, end.counts[1], end.ended)
+
+
+def _border(row):
+    """The row scaled to a largest entry of 1, so that elimination chooses its pivots well."""
+    return row / jnp.abs(row).max()
+
+
+def _sign(jacobian, border):
+    return linear.solve_with_sign(jnp.vstack([jacobian, _border(border)]), jnp.zeros_like(border))[1]

@@ -1,0 +1,309 @@
+"""`trace`: one branch of fixed points of a map, or of equilibria of a field, with its special points.
+
+Row 7 of the layer table: above `events`. Next: `normal_forms`; then `bifurcation`, which draws whole diagrams.
+"""
+
+import itertools
+from collections.abc import Callable
+from typing import Literal, NamedTuple
+
+import equinox
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Complex, Float, Int, PyTree
+
+from rnn_dynamics import _check, jacobians
+from rnn_dynamics._compile import jit, on_one_blas_thread, top_level
+from rnn_dynamics.continuation import arclength, events, linear
+
+__all__ = ["STARTS", "Branch", "Event", "trace"]
+
+STARTS = ("converged", "moved", "none")
+"""What became of the start: a fixed point at p0 was found near it; one was found at another p; none was found."""
+
+
+class Event(equinox.Module):
+    """A special point of a branch."""
+
+    kind: str | Int[Array, "*e"]
+    """"LP" fold, "PD" flip, "NS" Neimark-Sacker, "BP" branch point, "H" Hopf, "BC" border collision (the Jacobian
+    jumps). Inside a caller's `jit` or `vmap` its index in `events.KINDS`, -1 where there is none."""
+    p: float | Float[Array, "*e"]
+    x: Float[np.ndarray, " n"] | Float[Array, "*e n"]
+    multipliers: Complex[np.ndarray, " n"] | Complex[Array, "*e n"]
+    residual: float | Float[Array, "*e"]
+    """The largest residual of the defining equations: of the fixed point and of the test function."""
+    converged: bool | Bool[Array, "*e"]
+    """Whether Newton's method solved them; if not, p and x are the middle of the bracket that was left."""
+
+    def __repr__(self) -> str:
+        if not isinstance(self.kind, str):
+            return f"Event(indices of KINDS, shape {jnp.shape(self.kind)})"
+        doubt = "" if self.converged else ", not converged"
+        return f"Event({self.kind} at p = {self.p:.12g}, residual {self.residual:.1e}{doubt})"
+
+
+class Branch(equinox.Module):
+    """A branch of fixed points, from one of its ends to the other: p first rises from the start to the last row.
+
+    The arrays are NumPy's and have k rows, one a point. Inside a caller's `jit` or `vmap` k is a fixed size, rows
+    beyond the branch's end are NaN, and words are indices.
+    """
+
+    p: Float[Array, " k"] | Float[np.ndarray, " k"]
+    x: Float[Array, "k n"] | Float[np.ndarray, "k n"]
+    multipliers: Complex[Array, "k n"] | Complex[np.ndarray, "k n"]
+    """Eigenvalues of the Jacobian, the least stable first."""
+    stable: Bool[Array, " k"] | Bool[np.ndarray, " k"]
+    """Whether all multipliers are inside the unit circle (rates of a field: left of the imaginary axis)."""
+    residual: Float[Array, " k"] | Float[np.ndarray, " k"]
+    """The largest component of |F(x) - x| (of |f(x)| in continuous time)."""
+    events: tuple[Event, ...] | Event
+    """Special points in the order of the branch. Inside a caller's `jit` or `vmap` one Event of arrays."""
+    ended: tuple[str, str] | Int[Array, "2"]
+    """Why the branch ends at its first and its last point: "p_span", "max_points", "step too small", "closed curve",
+    "diverged"; "no start" if there is no branch. The words are `arclength.ENDS`."""
+    start: str | Int[Array, ""]
+    """"converged": the start led to a fixed point at p0; "moved": only to one at another p; "none": to none."""
+    start_residual: float | Float[Array, ""]
+    """The residual where the search from the start ended."""
+    complete: bool | Bool[Array, ""]
+    """Whether every change of stability on the branch was looked into: False if there were more than max_events."""
+
+    def __len__(self) -> int:
+        return len(self.p)
+
+    def __repr__(self) -> str:
+        if not isinstance(self.events, tuple):
+            return f"Branch({len(self)} rows, padded)"
+        if self.start == "none":
+            return f"Branch(none found near the start: residual {self.start_residual:.1e})"
+        found = ", ".join(f"{event.kind} {event.p:.6g}" for event in self.events) or "no special points"
+        ends = f"p = {self.p[0]:.6g} ({self.ended[0]}) to {self.p[-1]:.6g} ({self.ended[1]})"
+        return f"Branch({len(self)} points, {ends}; {found})"
+
+
+def trace(
+    family: Callable,
+    x0: Float[Array, " n"],
+    p0: Float[Array, ""] | float,
+    *,
+    p_span: tuple[Float[Array, ""] | float, Float[Array, ""] | float],
+    u: PyTree = None,
+    time: Literal["discrete", "continuous"] = "discrete",
+    max_points: int = 1001,
+    max_events: int = 64,
+    first_step: float = 0.01,
+    max_step: float = 0.1,
+    max_angle: float = 0.3,
+) -> Branch:
+    r"""The branch of fixed points $x = F_p(x, u)$ (equilibria $f_p(x, u) = 0$) through a start, both ways.
+
+    Pseudo-arclength continuation of $G(x, p) = 0$: folds need no special care. Lengths are measured in
+    $\|(x,p)\|^2 = \|x\|^2/(n s^2) + p^2/P^2$, with P the width of the span and s the size of the state: the larger of
+    the start's root mean square and its growth along the branch over the span (1 where both vanish). Special points
+    are solved for, to the rounding floor.
+
+    The start is first corrected at p0 by Newton's method; if that fails, to the nearest fixed point at any p.
+
+    Args:
+        family: `p -> map` or `p -> field`, p a scalar.
+        x0: Near a fixed point at p0.
+        p0: Where to start.
+        p_span: (least, largest) parameter; the branch is followed to these, exactly.
+        u: The input, held constant.
+        time: "discrete" for maps, "continuous" for fields.
+        max_points: The most points of the branch, half of them on each side of the start.
+        max_events: The most special points.
+        first_step: Length of the first step.
+        max_step: The longest step; it may grow a little far from the start.
+        max_angle: The most that the tangent may turn in a step, in radians.
+
+    Returns:
+        The branch. In a caller's `jit` or `vmap`, padded with NaN.
+
+    Raises:
+        ValueError: x0 is not a finite float array (n,), a parameter is not a finite scalar, p0 lies outside p_span,
+            the span is empty, an unknown time, a count or step that is not positive, or a map that changes the shape.
+
+    Example:
+        >>> from rnn_dynamics.models import DoyaNeuron
+        >>> branch = trace(lambda b: DoyaNeuron(w=5.0, b=b), jnp.array([0.06]), -3.0, p_span=(-3.0, -2.0))
+        >>> [(event.kind, round(event.p, 9)) for event in branch.events]
+        [('LP', -2.344389661), ('LP', -2.655610339)]
+
+    References:
+        Keller (1977), Numerical solution of bifurcation and nonlinear eigenvalue problems; Kuznetsov (2004), Elements
+        of applied bifurcation theory, chapter 10.
+    """
+    _check.option("time", time, ("discrete", "continuous"))
+    x0, p0 = _check.state("x0", x0), _check.number("p0", p0)
+    if not isinstance(p_span, tuple | list) or len(p_span) != 2:
+        raise ValueError(f"p_span must be a pair (least, largest); got {p_span!r}")
+    low, high = (_check.number("p_span", end) for end in p_span)
+    if all(_check.known(value) for value in (low, high, p0)) and not float(low) <= float(p0) <= float(high):
+        raise ValueError(f"p_span must contain p0 = {float(p0):g}; got ({float(low):g}, {float(high):g})")
+    _check.within("p_span", high - low, "be wider than 0 from its least to its largest", lambda width: width > 0)
+    _check.count("max_points", max_points, least=3)
+    _check.count("max_events", max_events, least=1)
+    lengths = {"first_step": first_step, "max_step": max_step, "max_angle": max_angle}
+    lengths = arclength.Steps(*(_check.positive(name, value) for name, value in lengths.items()))
+    x0 = _check.next_state(lambda x, u: family(p0)(x, u), x0, u, name="family(p0)")
+    num_each = (max_points - 1) // 2
+    options = x0, p0, low, high, u, lengths
+    found = on_one_blas_thread(_trace, family, *options, time == "discrete", num_each, max_events)
+    return _on_host(found, time) if top_level() else _traced(found)
+
+
+class _Found(NamedTuple):
+    path: arclength.Path
+    multipliers: Array
+    stable: Array
+    residual: Array
+    located: events.Located
+    event_multipliers: Array
+    start: Array
+    start_residual: Array
+
+
+@jit
+def _trace(family, x0, p0, low, high, u, lengths, discrete, num_each, max_events):
+    dtype = x0.dtype
+    p0, low, high = (jnp.asarray(value, dtype) for value in (p0, low, high))
+    lengths = arclength.Steps(*(jnp.asarray(value, dtype) for value in lengths))
+
+    def residual(y):
+        x = y[:-1]
+        value = family(y[-1])(x, u)
+        return value - x if discrete else value
+
+    def jacobian(y):
+        return jacobians.jacobian(family(y[-1]), y[:-1], u)
+
+    y0, start, start_residual, weights = _begin(residual, x0, p0, low, high)
+    problem = events.Problem(residual, jacobian, discrete, weights)
+    bounds = jnp.full_like(y0, jnp.inf).at[-1].set(0)
+    bounds = jnp.where(bounds == 0, low, -bounds), jnp.where(bounds == 0, high, bounds)
+    path = arclength.follow(residual, y0, weights, *bounds, lengths, num_each, start < 2)
+
+    values = _spectra(jacobian, path.y, path.number)
+    located = events.locate(problem, path, values, max_events)
+    event_values = _spectra(jacobian, located.y, located.number)
+    inside = jnp.arange(len(path.y)) < path.number
+    size = jnp.abs(values) - 1 if discrete else values.real
+    stable = inside & jnp.all(size < 0, axis=1)
+    defect = jnp.where(inside, jnp.abs(jax.vmap(residual)(path.y)).max(1), jnp.nan)
+    order = (lambda v: _sorted(v, discrete)) if len(x0) > 1 else (lambda v: v)
+    return _Found(path, order(values), stable, defect, located, order(event_values), start, start_residual)
+
+
+def _begin(residual, x0, p0, low, high):
+    """A point of a branch near (x0, p0), how it was found (an index of STARTS), its residual, the norm's weights."""
+    width = high - low
+    size = jnp.sqrt(jnp.mean(x0**2))
+    tol = 100 * float(jnp.finfo(x0.dtype).eps)
+    y0 = jnp.append(x0, p0)
+    at_p0 = jnp.zeros_like(y0).at[-1].set(1)
+
+    def weigh(scale):
+        return jnp.append(jnp.full_like(x0, 1 / (len(x0) * scale**2)), 1 / width**2)
+
+    weights = weigh(jnp.where(size > 1e-6, size, 1.0))
+
+    def again(state):
+        """First Newton's method at p0; where that ends without a fixed point, again from the start with p free."""
+        y, least, best, count, free, _ = state
+        value, matrix = linear.derivative(residual, y)
+        # With p free, the least change that solves the linearised equations: no part of it along the tangent.
+        border = jnp.where(free, weights * arclength.first_tangent(matrix, weights)[0], at_p0)
+        change = linear.solve(jnp.vstack([matrix, border / jnp.abs(border).max()]), jnp.append(-value, 0.0))
+        largest = jnp.abs(change).max()
+        y = y + change * jnp.minimum(1, jnp.maximum(1, jnp.abs(y).max() / 2) / jnp.maximum(largest, 1e-30))
+        y = y.at[-1].set(jnp.where(free, y[-1], p0))
+        error = _size(residual(y))
+        good = least <= tol * (1 + jnp.abs(best[:-1]).max())
+        at_floor = good & ~(error < least / 2)
+        better = error < least
+        best, least = jnp.where(better, y, best), jnp.where(better, error, least)
+        over = at_floor | (error == 0) | ~jnp.isfinite(error) | (count >= 50)
+        good = least <= tol * (1 + jnp.abs(best[:-1]).max())
+        turns = over & ~good & ~free
+        y, best, least, count = (
+            jnp.where(turns, fresh, now) for fresh, now in ((y0, y), (y0, best), (error0, least), (0, count + 1))
+        )
+        return y, least, best, count, free | turns, ~over | turns
+
+    error0 = _size(residual(y0))
+    no = jnp.asarray(False)
+    state = y0, error0, y0, jnp.zeros((), int), no, error0 > 0
+    _, least, y, _, free, _ = jax.lax.while_loop(lambda state: state[-1], again, state)
+    found = (least <= tol * (1 + jnp.abs(y[:-1]).max())) & (y[-1] >= low) & (y[-1] <= high)
+    start = jnp.where(found, jnp.where(free, 1, 0), 2)
+    size = jnp.sqrt(jnp.mean(y[:-1] ** 2))
+    size = jnp.where(size > 1e-6, size, 0.0)
+    unit = weigh(jnp.where(size > 0, size, 1.0))
+    tangent, _ = arclength.first_tangent(linear.derivative(residual, y)[1], unit)
+    growth = jnp.sqrt(jnp.mean(tangent[:-1] ** 2)) * width / jnp.maximum(jnp.abs(tangent[-1]), 1e-30)
+    growth = jnp.minimum(growth, 10 * jnp.where(size > 0, size, 1.0))
+    scale = jnp.maximum(size, jnp.where(growth > 1e-6, growth, 0.0))
+    return y, start, least, weigh(jnp.where(scale > 0, scale, 1.0))
+
+
+def _size(value):
+    return jnp.where(jnp.isfinite(value).all(), jnp.abs(value).max(), jnp.inf)
+
+
+def _spectra(jacobian, ys, count):
+    """The multipliers at the first `count` rows: LAPACK never sees the padding."""
+    if ys.shape[1] <= 3:
+        return jax.vmap(lambda y: events.eigenvalues(jacobian(y)))(ys)
+
+    def one(state):
+        i, values = state
+        return i + 1, values.at[i].set(events.eigenvalues(jacobian(ys[i])))
+
+    blank = jnp.full((len(ys), ys.shape[1] - 1), jnp.nan, jnp.promote_types(ys.dtype, jnp.complex64))
+    return jax.lax.while_loop(lambda s: s[0] < count, one, (jnp.zeros((), int), blank))[1]
+
+
+def _sorted(values, discrete):
+    size = jnp.abs(values) if discrete else values.real
+    order = jnp.lexsort((-values.imag, -values.real, -size))
+    return jnp.take_along_axis(values, order, axis=-1)
+
+
+def _traced(found):
+    path, located = found.path, found.located
+    place = located.y
+    special = Event(
+        located.kind, place[:, -1], place[:, :-1], found.event_multipliers, located.residual, located.converged
+    )
+    return Branch(
+        *(path.y[:, -1], path.y[:, :-1], found.multipliers, found.stable, found.residual, special),
+        *(path.ended, found.start, found.start_residual, located.complete),
+    )
+
+
+def _on_host(found, time):
+    found = jax.device_get(found)
+    path, located = found.path, found.located
+    rows = slice(0, int(path.number))
+    words = [*events.KINDS]
+    if time == "continuous":
+        words[events.NS] = words[events.H]
+    special = [
+        Event(words[kind], float(y[-1]), y[:-1], values, float(residual), bool(converged))
+        for kind, y, values, residual, converged in itertools.islice(
+            zip(located.kind, located.y, found.event_multipliers, located.residual, located.converged, strict=True),
+            int(located.number),
+        )
+    ]
+    return Branch(
+        *(path.y[rows, -1], path.y[rows, :-1], found.multipliers[rows], found.stable[rows], found.residual[rows]),
+        tuple(special),
+        (arclength.ENDS[path.ended[0]], arclength.ENDS[path.ended[1]]),
+        STARTS[found.start],
+        float(found.start_residual),
+        bool(located.complete),
+    )

@@ -1,0 +1,52 @@
+"""Small dense linear algebra inside compiled loops: bordered solves with the sign of a determinant.
+
+Row 7 of the layer table: the lowest of `continuation`. Next: `arclength`.
+
+Up to three unknowns everything is written out: a call of LAPACK costs more than the whole step of a scalar branch.
+"""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Inexact
+
+__all__ = ["derivative", "null_vectors", "solve", "solve_with_sign"]
+
+
+def derivative(function, y: Float[Array, " m"]) -> tuple[Float[Array, " k"], Float[Array, "k m"]]:
+    """The value of a function and its Jacobian, in forward mode, all columns at once."""
+
+    def twice(y):
+        value = function(y)
+        return value, value
+
+    jacobian, value = jax.jacfwd(twice, has_aux=True)(y)
+    return value, jacobian
+
+
+def solve_with_sign(matrix: Inexact[Array, "m m"], right: Inexact[Array, " m"]) -> tuple[Array, Array]:
+    """M⁻¹ r and the sign of det M; a singular M gives something that is not finite, and sign 0 or NaN."""
+    if len(matrix) == 1:
+        return right / matrix[0], jnp.sign(matrix[0, 0])
+    if len(matrix) == 2:
+        (a, b), (c, d) = matrix
+        det = a * d - b * c
+        return jnp.stack([d * right[0] - b * right[1], a * right[1] - c * right[0]]) / det, jnp.sign(det)
+    if len(matrix) == 3:
+        rows = jnp.cross(jnp.roll(matrix, -1, 0), jnp.roll(matrix, -2, 0))  # the columns of the adjugate
+        det = matrix[0] @ rows[0]
+        return right @ rows / det, jnp.sign(det)
+    factors, pivots = jax.scipy.linalg.lu_factor(matrix, check_finite=False)
+    swaps = jnp.sum(pivots != jnp.arange(len(pivots), dtype=pivots.dtype))
+    sign = jnp.prod(jnp.sign(jnp.diagonal(factors))) * (1 - 2 * (swaps % 2))
+    return jax.scipy.linalg.lu_solve((factors, pivots), right, check_finite=False), sign
+
+
+def solve(matrix: Inexact[Array, "m m"], right: Inexact[Array, " m"]) -> Inexact[Array, " m"]:
+    """M⁻¹ r; a singular M gives something that is not finite."""
+    return solve_with_sign(matrix, right)[0] if len(matrix) <= 3 else jnp.linalg.solve(matrix, right)
+
+
+def null_vectors(matrix: Inexact[Array, "k m"]) -> tuple[Inexact[Array, " k"], Inexact[Array, " m"]]:
+    """Unit vectors w, v with w* M and M v as small as they get: the last singular pair."""
+    left, _, right = jnp.linalg.svd(matrix)
+    return left[:, -1], right[-1].conj()

@@ -1,0 +1,446 @@
+"""Continuation: branches go where closed forms say, special points are where they are, and every end is named."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.optimize
+
+from rnn_dynamics.continuation import trace
+from tests import reference
+
+EPS = np.finfo(float).eps
+SOLVED = 1e-10
+"""What the residual and the test function of a special point may be."""
+
+
+def scalar_family(p):
+    """Every map of one unit here: k iterations of Σ c_ij x^i p^j + a max(x, 0) + g σ(w x + s p).
+
+    Its numbers are the input, so one compilation serves all tests.
+    """
+
+    def step(x, u):
+        powers_p = jnp.stack([jnp.ones_like(p), p, p**2])
+
+        def once(_, x):
+            powers_x = jnp.stack([jnp.ones_like(x), x, x**2, x**3])
+            smooth = u["g"] * jax.nn.sigmoid(u["w"] * x + u["s"] * p)
+            return jnp.einsum("ij,in,j->n", u["c"], powers_x, powers_p) + u["a"] * jnp.maximum(x, 0) + smooth
+
+        return jax.lax.fori_loop(0, u["k"], once, x)
+
+    return step
+
+
+def unit(coefficients=(), *, k=1, a=0.0, g=0.0, w=0.0, s=1.0):
+    c = np.zeros((4, 3))
+    for (i, j), value in dict(coefficients).items():
+        c[i, j] = value
+    return {
+        "c": jnp.asarray(c),
+        "k": jnp.asarray(k),
+        **{n: jnp.asarray(v) for n, v in {"a": a, "g": g, "w": w, "s": s}.items()},
+    }
+
+
+def doya(w, epsilon=1.0):
+    return unit({(1, 0): 1 - epsilon}, g=epsilon, w=w)
+
+
+def pascanu(w):
+    return unit({(0, 1): 1.0}, g=w, w=1.0, s=0.0)
+
+
+def logistic(times):
+    return unit({(1, 1): 1.0, (2, 1): -1.0}, k=times)
+
+
+CIRCLE = unit({(1, 0): 1.0, (0, 0): 0.25, (2, 0): -0.25, (0, 2): -0.25})
+VERTICAL = unit({(1, 0): 1.0, (0, 1): 1.0})
+CONSTANT = unit({(0, 0): 0.1875, (2, 0): 1.0})
+EVERYTHING = unit({(1, 0): 1.0})
+CORNER = unit({(0, 1): 1.0}, a=2.0)
+BEND = unit({(0, 1): 1.0}, a=-1.5)
+SHIFT = unit({(0, 0): 1.0, (1, 0): 1.0})
+NOT_A_NUMBER = unit({(0, 0): np.nan})
+PARABOLA = unit({(0, 0): -0.5, (0, 1): 0.5, (1, 0): 1.0, (2, 0): -0.5})
+POLE = unit({(0, 0): 0.25, (1, 0): 1.0, (1, 1): -0.25})
+PITCHFORK = unit({(1, 0): 1.0, (1, 1): 1.0, (3, 0): -1.0})
+
+
+def scalar(u, x0, p0, span, **options):
+    return trace(scalar_family, jnp.array([x0]), p0, p_span=span, u=u, max_points=801, **options)
+
+
+def planar_family(p):
+    """Every map of two units here: c + A x + Q[x, x] + W σ(x), each but W affine in p: its numbers are the input."""
+
+    def step(x, u):
+        c, a, q = (u[name][0] + p * u[name][1] for name in "caq")
+        return c + a @ x + (q @ x) @ x + u["w"] @ jax.nn.sigmoid(x)
+
+    return step
+
+
+def pair(*, c=((0, 0), (0, 0)), a=(((0, 0), (0, 0)),) * 2, q=None, w=((0, 0), (0, 0))):
+    q = np.zeros((2, 2, 2, 2)) if q is None else q
+    return {name: jnp.asarray(value, float) for name, value in zip("caqw", (c, a, q, w), strict=True)}
+
+
+def quadratic(entries):
+    q = np.zeros((2, 2, 2, 2))
+    for place, value in entries.items():
+        q[place] = value
+    return q
+
+
+NOTHING = ((0, 0), (0, 0))
+HENON = pair(c=((1, 0), (0, 0)), a=(((0, 1), (0.3, 0)), NOTHING), q=quadratic({(1, 0, 0, 0): -1}))
+BISTABLE = pair(c=((0, 3), (1, 0)), w=((7, -4), (5, 0)))
+CHAOTIC = pair(c=((0, 3), (1, 0)), w=((-20, 6), (-6, 0)))
+DELAYED = pair(a=(((0, 0), (1, 0)), ((1, 0), (0, 0))), q=quadratic({(1, 0, 0, 1): -1}))  # (r x (1 - y), x)
+SADDLE = pair(c=((0.1, 0.1), (0, 0)), a=(((1.5, 0), (0, 0.5)), ((1, 0), (0, 0))))
+APART = pair(c=((4.25568, 6), (2, 2)), w=((8, 0), (0, -12)))
+
+
+def planar(u, x0, p0, span, **options):
+    return trace(planar_family, jnp.array(x0), p0, p_span=span, u=u, **options)
+
+
+def oscillator(c):
+    theta = jnp.array(reference.OSCILLATOR["theta"])
+    w = jnp.array([[4.5, 0.0], [0.0, 4.5]]) + c * jnp.array([[0.0, 1.0], [-1.0, 0.0]])
+    return lambda y, u: -y + w @ jax.nn.sigmoid(y + theta)
+
+
+def kinds(branch):
+    return [event.kind for event in branch.events]
+
+
+def solved(branch):
+    """Every row is a fixed point to rounding, and every special point is where its defining system says."""
+    size = 1 + np.abs(branch.x).max(1)
+    assert np.all(branch.residual <= 1e-12 * size)
+    assert all(event.converged and event.residual <= SOLVED for event in branch.events)
+    return True
+
+
+@pytest.mark.parametrize("w", reference.DOYA_FOLDS)
+def test_doyas_folds_are_the_closed_form_to_the_last_bits(w):
+    # At ε = 1 the map's own rounding, half an ulp of σ, moves the fold's bias by about one ulp and its state, where
+    # the test function's slope is w(1-2x), by a few.
+    branch = scalar(doya(w), 0.01, -8.0, (-8.0, 0.0))
+    assert solved(branch)
+    assert kinds(branch) == ["LP", "LP"]
+    assert branch.ended == ("p_span", "p_span")
+    for event, (b, x) in zip(branch.events, reference.DOYA_FOLDS[w], strict=True):
+        assert abs(event.p - b) <= np.spacing(abs(b))
+        assert abs(event.x[0] - x) <= 4 * EPS / (1 - 4 / w) ** 0.5
+
+
+def test_folds_do_not_depend_on_the_time_step():
+    # G = ε(σ - x) is known to half an ulp of x, so the bias to 1/ε times as much over ∂σ/∂b = 1/w.
+    branch = scalar(doya(5.0, 0.1), 0.01, -8.0, (-8.0, 0.0))
+    assert solved(branch)
+    for event, (b, _) in zip(branch.events, reference.DOYA_FOLDS[5.0], strict=True):
+        assert abs(event.p - b) <= 10 * 5 * EPS
+
+
+def test_the_cusp_is_no_pair_of_folds():
+    branch = scalar(doya(4.0), 0.01, -8.0, (-8.0, 0.0))
+    assert solved(branch)
+    assert kinds(branch) == []
+    assert branch.stable.all()
+
+
+def test_the_curve_is_the_closed_form_and_its_middle_is_unstable():
+    branch = scalar(doya(5.0), 0.01, -8.0, (-8.0, 0.0))
+    x = branch.x[:, 0]
+    np.testing.assert_allclose(branch.p, np.log(x / (1 - x)) - 5 * x, rtol=0, atol=1e-10)
+    assert branch.p[0] == -8.0
+    assert branch.p[-1] == 0.0
+    np.testing.assert_array_equal(branch.stable, 5 * x * (1 - x) < 1)
+    np.testing.assert_allclose(branch.multipliers[:, 0], 5 * x * (1 - x), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(("epsilon", "w"), reference.DOYA_FLIPS)
+def test_damped_neurons_flip_where_the_closed_form_says(epsilon, w):
+    branch = scalar(doya(w, epsilon), 0.01, -8.0, (-8.0, 60.0))
+    assert solved(branch)
+    assert kinds(branch) == ["PD", "PD"]
+    for event, (b, x) in zip(branch.events, reference.DOYA_FLIPS[epsilon, w], strict=True):
+        assert event.p == pytest.approx(b, rel=1e-13)
+        assert event.x[0] == pytest.approx(x, rel=1e-13)
+
+
+@pytest.mark.parametrize("w", reference.PASCANU_FLIPS)
+def test_pascanus_unit_flips_where_the_closed_form_says(w):
+    branch = scalar(pascanu(w), -8.0, -8.0, (-8.0, 15.0))
+    assert solved(branch)
+    assert kinds(branch) == ["PD", "PD"]
+    for event, (b, _) in zip(branch.events, reference.PASCANU_FLIPS[w], strict=True):
+        assert event.p == pytest.approx(b, rel=1e-13, abs=1e-14)
+
+
+def test_the_logistic_map_exchanges_stability_at_1_and_doubles_its_period_at_3():
+    branch = scalar(logistic(1), 0.6, 2.5, (0.5, 3.5))
+    assert solved(branch)
+    assert [(event.kind, round(float(event.p), 12)) for event in branch.events] == [("BP", 1.0), ("PD", 3.0)]
+    assert kinds(scalar(logistic(1), 0.0, 0.5, (0.5, 3.5))) == ["BP"]
+
+
+@pytest.mark.parametrize(
+    ("times", "start", "r", "doubling"),
+    [(2, 0.85, 3.3, 3.449489742783), (4, 0.875, 3.5, 3.544090359552), (8, 0.8817, 3.56, 3.564407266095)],
+)
+def test_the_cascade_goes_on_where_it_is_known_to(times, start, r, doubling):
+    # May (1976); the first is 1 + √6.
+    branch = scalar(logistic(times), start, r, (r - 0.005, 3.58), max_step=0.02)
+    assert solved(branch)
+    assert any(event.kind == "PD" and abs(event.p - doubling) < 1e-12 for event in branch.events)
+
+
+def test_the_window_of_period_three_opens_at_1_plus_root_8():
+    branch = scalar(logistic(3), 0.957, 3.84, (3.8, 3.845))
+    fold = next(event for event in branch.events if event.kind == "LP")
+    assert solved(branch)
+    assert fold.p == pytest.approx(1 + 8**0.5, rel=1e-14)
+
+
+def test_henons_fixed_points_fold_and_flip_at_the_published_values():
+    branch = planar(HENON, [0.6, 0.2], 0.2, (-1.0, 1.4))
+    assert solved(branch)
+    assert [(event.kind, round(float(event.p), 13)) for event in branch.events] == [("LP", -0.1225), ("PD", 0.3675)]
+    assert branch.ended == ("diverged", "p_span")  # the other fixed point goes to infinity as a → 0
+
+
+def test_the_bistable_module_folds_twice_and_has_no_neimark_sacker_point():
+    branch = planar(BISTABLE, [-8.0, 3.0], -5.0, (-5.0, 5.0))
+    assert solved(branch)
+    assert kinds(branch) == ["LP", "LP"]
+    for event, (b, x) in zip(branch.events, reference.BISTABLE_MODULE["folds"], strict=True):
+        assert event.p == pytest.approx(b, abs=2e-14)
+        assert event.x[0] == pytest.approx(x, abs=2e-13)
+
+
+def test_the_chaotic_module_flips_twice():
+    branch = planar(CHAOTIC, [-1.28, 1.69], -2.0, (-10.0, 25.0))
+    assert solved(branch)
+    assert kinds(branch) == ["PD", "PD"]
+    np.testing.assert_allclose([event.p for event in branch.events], reference.CHAOTIC_MODULE["flips"], rtol=1e-14)
+
+
+def test_the_delayed_logistic_map_has_its_neimark_sacker_point_at_2():
+    # At x = 1 - 1/r the multipliers solve λ² - λ + r - 1 = 0: a pair of modulus √(r - 1), e^{±iπ/3} at r = 2.
+    branch = planar(DELAYED, [0.4, 0.4], 1.7, (0.5, 2.5))
+    assert solved(branch)
+    assert kinds(branch) == ["BP", "NS"]
+    assert branch.events[1].p == pytest.approx(2.0, abs=1e-14)
+    np.testing.assert_allclose(branch.events[1].multipliers, np.exp([1j * np.pi / 3, -1j * np.pi / 3]), atol=1e-13)
+
+
+def test_a_neutral_saddle_is_no_bifurcation():
+    # λ = 1.5 + p and 1/2: their product passes 1 at p = 1/2, both real.
+    assert kinds(planar(SADDLE, [-0.1, 0.2], 0.0, (0.0, 2.0))) == []
+
+
+def test_beers_oscillator_begins_at_a_hopf_point():
+    # With D = diag σ', Hopf: 4.5 (d1 + d2) = 2 with positive determinant.
+    branch = trace(oscillator, jnp.array([2.75, 1.75]), 1.0, p_span=(-3.0, 3.0), time="continuous")
+    assert solved(branch)
+    assert kinds(branch).count("H") == 2
+    for event in branch.events:
+        d = scipy.special.expit(event.x + reference.OSCILLATOR["theta"])
+        d = d * (1 - d)
+        if event.kind == "H":
+            assert 4.5 * d.sum() == pytest.approx(2.0, abs=1e-12)
+            np.testing.assert_allclose(event.multipliers.real, 0, atol=1e-12)
+        else:
+            assert (1 - 4.5 * d[0]) * (1 - 4.5 * d[1]) + event.p**2 * d[0] * d[1] == pytest.approx(0, abs=1e-12)
+    start = np.argmin(np.abs(branch.p - 1.0) + np.abs(branch.x[:, 0] - 2.75))
+    assert branch.multipliers[start, 0] == pytest.approx(reference.OSCILLATOR["eigenvalue"], abs=1e-12)
+
+
+def test_a_closed_curve_comes_back_to_its_start():
+    branch = scalar(CIRCLE, 1.0, 0.0, (-2.0, 2.0))
+    assert solved(branch)
+    assert branch.ended == ("closed curve", "closed curve")
+    assert kinds(branch) == ["LP", "LP"]
+    np.testing.assert_allclose([event.p for event in branch.events], [1, -1], atol=1e-15)
+    assert (branch.p[0], branch.x[0, 0]) == (branch.p[-1], branch.x[-1, 0])
+
+
+def test_a_circle_that_the_span_cuts_ends_on_its_borders():
+    branch = scalar(CIRCLE, 1.0, 0.0, (-0.5, 0.5))
+    assert branch.ended == ("p_span", "p_span")
+    assert (branch.p[0], branch.p[-1]) == (-0.5, 0.5)
+
+
+def test_a_vertical_branch_is_followed_and_has_no_folds():
+    branch = scalar(VERTICAL, 0.5, 0.0, (-1.0, 1.0))
+    assert kinds(branch) == []
+    assert set(branch.ended) == {"diverged"}
+    assert np.all(branch.p == 0)
+
+
+def test_a_family_that_does_not_depend_on_its_parameter_is_a_straight_line():
+    branch = scalar(CONSTANT, 0.3, 0.0, (-1.0, 1.0))
+    assert branch.ended == ("p_span", "p_span")
+    assert kinds(branch) == []
+    np.testing.assert_allclose(branch.x, 0.25, rtol=1e-14)  # of x = 3/16 + x²
+
+
+def test_where_every_point_is_fixed_there_is_no_curve_to_follow():
+    assert scalar(EVERYTHING, 0.5, 0.0, (-1.0, 1.0)).ended == ("step too small", "step too small")
+
+
+def test_a_corner_at_which_a_branch_turns_back_is_a_border_collision():
+    # x = 2 max(x, 0) + p: x = p for x < 0 and x = -p for x > 0, both for p < 0.
+    branch = scalar(CORNER, -1.0, -1.0, (-2.0, 2.0))
+    assert kinds(branch) == ["BC"]
+    assert branch.ended == ("p_span", "p_span")
+    assert (branch.p[0], branch.p[-1]) == (-2.0, -2.0)
+    assert abs(branch.events[0].p) < 1e-12
+    assert branch.events[0].converged
+
+
+def test_a_corner_that_flips_the_stability_is_a_border_collision_not_a_flip():
+    # x = p - 1.5 max(x, 0): the multiplier jumps from 0 to -1.5 without passing -1.
+    branch = scalar(BEND, -1.0, -1.0, (-1.0, 1.0))
+    assert kinds(branch) == ["BC"]
+    assert abs(branch.events[0].p) < 1e-12
+
+
+def test_a_pole_is_left_behind_as_diverged():
+    assert scalar(POLE, 1.0, 1.0, (-1.0, 1.0)).ended == ("diverged", "p_span")
+
+
+def test_on_a_pitchforks_bent_branch_the_vertex_is_a_branch_point():
+    branch = scalar(PITCHFORK, 1.0, 1.0, (-1.0, 1.0))
+    assert kinds(branch) == ["BP"]
+    assert branch.events[0].converged
+    assert abs(branch.events[0].p) < 1e-10
+
+
+def test_a_start_away_from_the_branch_is_corrected_and_one_beyond_the_fold_is_moved():
+    assert scalar(PARABOLA, 3.0, 2.0, (-1.0, 3.0)).start == "converged"
+    moved = scalar(PARABOLA, 0.3, 0.0, (-1.0, 3.0))  # x² = p - 1 has no points at p = 0
+    assert moved.start == "moved"
+    assert kinds(moved) == ["LP"]
+    assert moved.events[0].p == pytest.approx(1, abs=1e-15)
+
+
+@pytest.mark.parametrize(("u", "residual"), [(SHIFT, 1.0), (NOT_A_NUMBER, np.inf)])
+def test_no_branch_is_said_to_be_none(u, residual):
+    branch = scalar(u, 0.5, 0.0, (-1.0, 1.0))
+    assert (branch.start, len(branch), branch.events) == ("none", 0, ())
+    assert branch.start_residual == residual
+    assert "none found" in repr(branch)
+
+
+def test_a_branch_that_is_cut_short_says_so():
+    branch = scalar(doya(5.0), 0.01, -8.0, (-8.0, 1e6), max_step=1e-6)
+    assert branch.ended == ("p_span", "max_points")
+    assert len(branch) == 401
+
+
+def test_three_special_points_within_one_step_are_all_found():
+    # Two units apart from each other, each in closed form: the first folds at p = -3.59500, the second flips at
+    # -3.59571 and 3.59571. The branch passes the flip, turns at the fold and passes the flip again, going back.
+    branch = planar(APART, [4.27 - 12, -10.0], -6.0, (-6.0, 6.0), max_step=0.5, max_angle=1.0)
+    assert solved(branch)
+    assert kinds(branch) == ["PD", "LP", "PD", "LP", "PD", "PD"]
+    (low, _), (high, _) = reference.DOYA_FOLDS[8.0]
+    sigma = (1 - (1 - 4 / 12) ** 0.5) / 2
+    flip = (np.log(sigma / (1 - sigma)) + 12 * sigma - 6) / 2
+    expected = [flip, (low - 4.25568) / 2, flip, (high - 4.25568) / 2, flip, -flip]
+    np.testing.assert_allclose([event.p for event in branch.events], expected, rtol=1e-13)
+    first = [np.hypot(*(event.x - branch.events[1].x)) for event in branch.events[:3]]
+    assert max(first) < np.hypot(*np.diff(branch.x, axis=0).T).max()
+
+
+def test_many_curves_at_once_are_the_curves_one_by_one():
+    weights = [5.0, 8.0, 4.0]
+    inputs = jax.tree.map(lambda *leaves: jnp.stack(leaves), *map(doya, weights))
+    together = jax.vmap(lambda u: scalar(u, 0.01, -8.0, (-8.0, 0.0)))(inputs)
+    for lane, w in enumerate(weights):
+        alone = scalar(doya(w), 0.01, -8.0, (-8.0, 0.0))
+        rows = ~np.isnan(together.p[lane])
+        assert rows.sum() == len(alone)
+        np.testing.assert_allclose(together.x[lane][rows], alone.x, rtol=0, atol=1e-12)
+        found = np.asarray(together.events.kind[lane]) >= 0
+        np.testing.assert_allclose(together.events.p[lane][found], [e.p for e in alone.events], rtol=0, atol=1e-14)
+
+
+def test_every_special_point_of_a_random_network_solves_its_system_anew():
+    n = 50
+    rng = np.random.default_rng(0)
+    w, v = rng.normal(size=(n, n)) * 1.6 / n**0.5, rng.normal(size=n)
+    branch = trace(lambda b: lambda x, u: jnp.tanh(w @ x + b * v), jnp.zeros(n), 0.0, p_span=(-3.0, 3.0))
+    assert solved(branch)
+    assert branch.ended == ("p_span", "p_span")
+    assert len(branch.events) >= 2
+    assert {"NS"} <= set(kinds(branch))
+    for event in branch.events:
+        _solve_anew(w, v, event)
+
+
+def _solve_anew(w, v, event):
+    """Moore-Spence's system, by SciPy from a perturbed start: real parts and imaginary parts of (J - μ) q = 0."""
+    n = len(v)
+    target = {"LP": 1.0, "PD": -1.0}.get(event.kind)
+    if target is None:
+        on_circle = event.multipliers[np.argmin(np.abs(np.abs(event.multipliers) - 1) + (event.multipliers.imag <= 0))]
+    else:
+        on_circle = target
+
+    def jacobian(x):
+        return (1 - x**2)[:, None] * w
+
+    q0 = np.linalg.svd(jacobian(event.x) - on_circle * np.eye(n))[2][-1].conj()
+
+    def system(z):
+        x, p, q = z[:n], z[n], z[n + 1 : 2 * n + 1] + 1j * z[2 * n + 1 : 3 * n + 1]
+        mu = on_circle if target is not None else np.exp(1j * z[-1])
+        rest = (jacobian(np.tanh(w @ x + p * v)) - mu * np.eye(n)) @ q
+        norm = q0.conj() @ q - 1
+        last = [norm.real, norm.imag] if target is None else [norm.real]
+        return np.concatenate([np.tanh(w @ x + p * v) - x, rest.real, rest.imag, last])
+
+    z = np.concatenate([event.x, [event.p], q0.real, q0.imag, [np.angle(on_circle)] if target is None else []])
+    rng = np.random.default_rng(1)
+    anew = scipy.optimize.root(system, z + 1e-7 * rng.normal(size=len(z)), method="hybr", options={"xtol": 1e-14})
+    assert np.abs(anew.fun).max() < 1e-11
+    assert anew.x[n] == pytest.approx(float(event.p), abs=1e-9)
+    np.testing.assert_allclose(anew.x[:n], event.x, rtol=0, atol=1e-9)
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"p0": 5.0}, r"p_span must contain p0 = 5; got \(-1, 1\)"),
+        ({"p_span": (1.0, -1.0)}, "p_span must"),
+        ({"p_span": (0.0, 0.0)}, "p_span must be wider than 0"),
+        ({"p_span": 3.0}, "p_span must be a pair"),
+        ({"p_span": (0.0, np.nan)}, "p_span must be finite"),
+        ({"x0": jnp.array([jnp.nan])}, "x0 must be finite"),
+        ({"x0": jnp.zeros((2, 2))}, "x0 must be a float array"),
+        ({"time": "both"}, "time must be one of"),
+        ({"max_points": 2}, "max_points must be a whole number, at least 3"),
+        ({"max_events": 0}, "max_events must be"),
+        ({"max_step": -1.0}, "max_step must be positive"),
+        ({"max_angle": 0.0}, "max_angle must be positive"),
+    ],
+)
+def test_misuse_is_named(change, says):
+    arguments = {"x0": jnp.array([0.5]), "p0": 0.0, "p_span": (-1.0, 1.0), **change}
+    x0, p0 = arguments.pop("x0"), arguments.pop("p0")
+    with pytest.raises(ValueError, match=says):
+        trace(lambda p: lambda x, u: x * p, x0, p0, **arguments)
+
+
+def test_a_family_that_changes_the_shape_is_refused():
+    with pytest.raises(ValueError, match=r"family\(p0\) must map"):
+        trace(lambda p: lambda x, u: jnp.zeros(3), jnp.array([0.5]), 0.0, p_span=(-1.0, 1.0))
