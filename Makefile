@@ -5,7 +5,7 @@ WORKERS ?= 2
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help figures test lint benchmark clean anew
+.PHONY: help figures test stress lint benchmark clean anew
 
 help: ## say this
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
@@ -15,7 +15,10 @@ figures: .venv/.run ## draw every figure into figures/ (ARGS="--quick --out DIR"
 	.venv/bin/python scripts/make_figures.py $(ARGS)
 
 test: .venv/.test ## run the tests (ARGS="-k name": some of them)
-	.venv/bin/python -m pytest -q -n $(WORKERS) $(ARGS)
+	.venv/bin/python -m pytest -q -n $(WORKERS) -m "not stress" $(ARGS)
+
+stress: .venv/.test ## compare 500 random diagrams with proofs
+	.venv/bin/python -m pytest -q -n $(WORKERS) -m stress tests/test_stress.py $(ARGS)
 
 lint: .venv/.dev ## check style, types and the layers of imports
 	.venv/bin/python -m ruff check .

@@ -25,6 +25,7 @@ __all__ = [
     "FULL_WIDTH",
     "draw_bounds",
     "draw_branch",
+    "draw_events",
     "draw_flow",
     "draw_folds",
     "draw_growth",
@@ -51,9 +52,24 @@ COLOURS = {
     "bound": "#E69F00",
     "plain": "#D55E00",
     "clipped": "#009E73",
+    "Neimark-Sacker": "#F0E442",
+    "Hopf": "#882255",
+    "branch point": "#666666",
+    "border collision": "#44AA99",
 }
 """What each colour means, in every figure: attractors and repellers, bifurcations, the two sweeps of a knob, the
-state's evolution, certified bounds, and gradient descent as it is and clipped."""
+state's evolution, certified bounds, gradient descent as it is and clipped, and the rarer special points."""
+
+_EVENTS = {
+    "LP": ("fold", "o"),
+    "PD": ("flip", "s"),
+    "NS": ("Neimark-Sacker", "D"),
+    "H": ("Hopf", "D"),
+    "BP": ("branch point", "P"),
+    "BC": ("border collision", "X"),
+    "CP": ("cusp", "*"),
+}
+"""Special points: what they are called, which is also the name of their colour, and their marker."""
 
 _RC = {
     "axes.grid": False,
@@ -154,6 +170,36 @@ def draw_folds(ax: Axes, folds, *, names: bool = True) -> None:
                 textcoords="offset points",
                 ha="center",
                 va="bottom",
+            )
+
+
+def draw_events(ax: Axes, kinds, p, x) -> None:
+    """Special points of branches, a marker and a legend entry for each kind.
+
+    Args:
+        ax: Where to draw.
+        kinds: "LP", "PD", "NS", "H", "BP", "BC" or "CP", shape (e,).
+        p: Parameters, shape (e,).
+        x: One component of the states, shape (e,).
+
+    Raises:
+        ValueError: an unknown kind.
+    """
+    kinds, p, x = np.asarray(kinds), np.asarray(p), np.asarray(x)
+    for kind in kinds:
+        _check.option("kind", str(kind), _EVENTS)
+    for kind, (name, marker) in _EVENTS.items():
+        if (kinds == kind).any():
+            ax.plot(
+                p[kinds == kind],
+                x[kinds == kind],
+                marker,
+                color=COLOURS.get(name, COLOURS["fold"]),
+                markeredgecolor="black",
+                markeredgewidth=0.5,
+                markersize=4.5,
+                zorder=5,
+                label=name,
             )
 
 

@@ -386,6 +386,74 @@ def test_bengio_latching_noise_below_the_threshold_never_flips_and_the_gradient_
     assert data["log_gradients"][:, -1].max() < -100 * np.log(10)
 
 
+# fig_bistable_module
+
+
+def test_bistable_module_folds_where_published_and_the_sweeps_jump_there():
+    data = arrays("bistable_module")
+    assert data["fold_kinds"].tolist() == ["LP", "LP"]
+    # papers (mpmath): b1 = 1.14473047276181 at x = -1.48011111649246, -0.227671731131306 at x = 1.56331800461038
+    folds = [[1.14473047276181, -1.48011111649246], [-0.227671731131306, 1.56331800461038]]
+    np.testing.assert_allclose(data["folds"], folds, rtol=0, atol=1e-10)
+    values = data["values"]
+    for sweep, (fold, _) in zip(("up", "down"), folds, strict=True):
+        jump = np.abs(np.diff(data[sweep])).argmax()
+        assert abs(data[sweep][jump + 1] - data[sweep][jump]) > 2
+        # the last value before the fold is up to 0.0025 away; beside it a ghost may hold the state for 1,000 steps
+        assert values[jump] - 0.0025 <= fold <= values[jump + 1] + 0.0025
+
+
+def test_bistable_module_the_saddles_manifold_parts_the_basins():
+    data = arrays("bistable_module")
+    x, y = data["axis_x"], data["axis_y"]
+    for number in range(3):
+        assert data[f"settled_{number}"].all()
+        assert len(data[f"attractors_{number}"]) == 2
+        upper, border = data[f"upper_{number}"], data[f"border_{number}"]
+        np.testing.assert_array_less(np.linalg.norm(np.diff(border, axis=0), axis=1)[1:-1], 0.06)
+        # at every height the border crosses once; left of it all states go to the lower attractor, right to the upper
+        inside = (border[:, 1] > y[0]) & (border[:, 1] < y[-1]) & (np.abs(border[:, 0]) < x[-1])
+        rows = np.interp(y, *border[inside][np.argsort(border[inside][:, 1])].T[::-1], left=np.nan, right=np.nan)
+        known = np.isfinite(rows)
+        cell = 2 * (x[1] - x[0])
+        slope = np.abs(np.gradient(rows, y)) * (y[1] - y[0])
+        for j in np.flatnonzero(known & (slope < 0.2)):
+            np.testing.assert_array_equal(upper[x > rows[j] + cell + slope[j], j], True)
+            np.testing.assert_array_equal(upper[x < rows[j] - cell - slope[j], j], False)
+
+
+# fig_beer_oscillator
+
+
+def test_beer_oscillator_has_its_period_extent_and_eigenvalues():
+    data = arrays("beer_oscillator")
+    # papers (DOP853, 1e-13): period 28.9999079, y1 and y2 between these; eigenvalues 1/8 ± i/4 in closed form
+    assert data["period"] == pytest.approx(28.9999079, abs=1e-7)
+    bounds = [[1.2938468530613, 0.2938468530613], [4.2061531410609, 3.2061531410609]]
+    # between two of 1,001 samples, 0.029 apart, a parabola of curvature below 1 is off by (0.0145)²/2 at most
+    np.testing.assert_allclose([data["cycle"].min(axis=0), data["cycle"].max(axis=0)], bounds, rtol=0, atol=1.1e-4)
+    np.testing.assert_allclose(data["cycle"][-1], data["cycle"][0], rtol=0, atol=1e-8)
+    np.testing.assert_allclose(np.sort_complex(data["eigenvalues"]), [0.125 - 0.25j, 0.125 + 0.25j], atol=1e-14)
+
+
+def test_beer_oscillator_the_cycle_lives_between_two_hopf_points():
+    data = arrays("beer_oscillator")
+    hopf = data["event_kinds"] == "H"
+    assert hopf.sum() == 2
+    for c, y in zip(data["event_p"][hopf], data["event_x"][hopf], strict=True):
+        s = expit(y - np.array([2.75, 1.75]))
+        slope = s * (1 - s)
+        # papers: Σ w_ii σ'_i = 2, det > 0
+        assert 4.5 * slope.sum() == pytest.approx(2.0, abs=1e-10)
+        assert (4.5 * slope[0] - 1) * (4.5 * slope[1] - 1) + c**2 * slope.prod() > 0
+    first, last = np.sort(data["event_p"][hopf])
+    p, stable = data["branch_p"], data["branch_stable"]
+    assert not stable[(p > first) & (p < last)].any()
+    swing = np.ptp(data["extremes"][:, :, 0], axis=1)
+    assert swing[(data["couplings"] > first + 0.05) & (data["couplings"] < last - 0.02)].min() > 0.5
+    assert swing[data["couplings"] > last + 0.02].max() < 1e-3
+
+
 # fig_pasemann_attractor
 
 

@@ -1,0 +1,139 @@
+"""One call finds every branch: disconnected ones, those that switch at branch points, and cascades of flips."""
+
+import equinox
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jaxtyping import Array, Float
+
+from rnn_dynamics import activations
+from rnn_dynamics.bifurcation import Iterate, diagram
+from rnn_dynamics.models import CTRNN, DoyaNeuron, PascanuRNN
+from rnn_dynamics.models.reference import Henon, Logistic, bistable_module
+from tests import reference
+
+
+class Neuron(equinox.Module):
+    """Doya's neuron over its bias: a pytree, so that all weights share one compilation."""
+
+    w: Float[Array, ""]
+
+    def __call__(self, b):
+        return DoyaNeuron(self.w, b)
+
+
+def kinds(found):
+    return [event.kind for event in found.events]
+
+
+def parameters(found, kind):
+    return np.array([float(event.p) for event in found.events if event.kind == kind])
+
+
+@pytest.fixture(scope="module")
+def logistic():
+    return diagram(Logistic, (0.5, 3.56), jnp.array([[0.1], [0.6]]), num_doublings=2, num_values=9)
+
+
+def test_the_logistic_maps_cascade_is_followed_from_the_branch_point_to_period_four(logistic):
+    assert logistic.periods == (1, 1, 2, 4)
+    assert kinds(logistic) == ["BP", "PD", "PD", "PD"]
+    # papers: r = 1; 3, 3.449489742783 (= 1 + √6), 3.544090359552
+    np.testing.assert_allclose(parameters(logistic, "BP"), 1.0, rtol=0, atol=1e-10)
+    exact = [3.0, 1 + np.sqrt(6), 3.544090359552]
+    np.testing.assert_allclose(parameters(logistic, "PD"), exact, rtol=0, atol=1e-10)
+
+
+def test_every_point_of_every_branch_is_a_point_of_its_cycle_and_of_no_shorter_one(logistic):
+    for branch, period, orbit in zip(logistic.branches, logistic.periods, logistic.orbits, strict=True):
+        assert orbit.shape == (len(branch), period, 1)
+        image = orbit
+        for _ in range(period):
+            image = np.asarray(branch.p)[:, None, None] * image * (1 - image)
+        # fixed to 100 ε of the iterate, whose slope is below 10
+        np.testing.assert_allclose(image, orbit, rtol=0, atol=1e-12)
+        if period > 1:
+            apart = np.abs(orbit[:, 0] - orbit[:, period // 2]).max(axis=1)
+            assert apart[1:-1].min() > 1e-3  # but for the flip it begins at
+    assert all(np.ptp(branch.p) > 0.1 for branch in logistic.branches)
+
+
+def test_a_cycle_is_stable_from_its_flip_to_the_next(logistic):
+    two = logistic.branches[2]
+    inside = (two.p > 3.001) & (two.p < 1 + np.sqrt(6) - 0.001)
+    np.testing.assert_array_equal(two.stable[inside], True)
+    np.testing.assert_array_equal(two.stable[two.p > 1 + np.sqrt(6) + 0.001], False)
+    # multiplier of the 2-cycle: 4 + 2r - r²
+    np.testing.assert_allclose(two.multipliers[inside, 0].real, (4 + 2 * two.p - two.p**2)[inside], atol=1e-9)
+
+
+@pytest.mark.parametrize("w", [4.5, 5.0, 8.0])
+def test_doyas_folds_are_found_from_generic_starts(w):
+    found = diagram(Neuron(jnp.array(w)), (-6.0, -1.0), jnp.linspace(0.0, 1.0, 5)[:, None])
+    assert found.periods == (1,)
+    np.testing.assert_allclose(parameters(found, "LP"), sorted(b for b, _ in reference.DOYA_FOLDS[w]), atol=1e-13)
+
+
+def test_a_bubble_of_two_cycles_opens_and_closes_at_doyas_flips():
+    found = diagram(Neuron(jnp.array(-6.0)), (-1.0, 7.0), jnp.array([[0.5]]))
+    assert found.periods == (1, 2)
+    flips = [b for b, _ in reference.PASCANU_FLIPS[-6.0]]
+    np.testing.assert_allclose(parameters(found, "PD"), sorted(flips), rtol=0, atol=1e-10)
+    np.testing.assert_allclose([found.branches[1].p.min(), found.branches[1].p.max()], sorted(flips), atol=1e-6)
+    assert found.branches[1].stable[1:-1].all()
+
+
+def test_henons_points_fold_flip_and_escape_at_infinity():
+    found = diagram(Henon, (-0.3, 1.4), jnp.array([[0.6, 0.2], [-1.1, -0.3]]), num_doublings=0)
+    # papers: fold a = -0.1225, flip 0.3675. At a = 0 the map is linear, with one fixed point: the other, of the
+    # parabola a x² + 0.7 x - 1 = 0, comes back from the other end of the line.
+    np.testing.assert_allclose(parameters(found, "LP"), -0.1225, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(parameters(found, "PD"), 0.3675, rtol=0, atol=1e-12)
+    assert found.periods == (1, 1)
+    assert [branch.ended[0] for branch in found.branches] == ["diverged", "diverged"]
+    assert all(np.abs(branch.p[0]) < 1e-4 for branch in found.branches)
+
+
+def test_branches_that_never_meet_are_all_found_and_proved_all():
+    # two bistable units, not coupled: nine branches of products of states, folding in pairs
+    def family(b):
+        return PascanuRNN(jnp.diag(jnp.array([2.0, 2.0])), None, jnp.stack([b, jnp.zeros_like(b)]), activations.tanh)
+
+    found = diagram(family, (-1.0, 1.0), jnp.array([[0.1, 0.1]]))
+    assert found.proved.all()
+    # h* = 0.53283997535355 (papers): each of the three states of the second unit carries a curve with two folds
+    np.testing.assert_allclose(np.abs(parameters(found, "LP")), 0.53283997535355, rtol=0, atol=1e-10)
+    assert len(parameters(found, "LP")) == 6
+    assert found.periods == (1, 1, 1)
+
+
+def test_a_fields_equilibria_fold_where_its_maps_fixed_points_do():
+    def field(b):
+        return CTRNN(jnp.array([[5.0]]), jnp.reshape(b, (1,)), 1.0)
+
+    found = diagram(field, (-3.0, -2.0), jnp.array([[0.5], [4.5]]), time="continuous")
+    np.testing.assert_allclose(parameters(found, "LP"), sorted(b for b, _ in reference.DOYA_FOLDS[5.0]), atol=1e-13)
+
+
+def test_the_iterate_has_the_product_of_the_jacobians():
+    step, x = Iterate(bistable_module(0.3), 3), jnp.array([0.5, 4.0])
+    np.testing.assert_allclose(step.jacobian(x), jax.jacfwd(step)(x), rtol=0, atol=1e-13)
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"p_span": (1.0, 1.0)}, "p_span must be wider than 0"),
+        ({"p_span": 3.0}, "p_span must be a pair"),
+        ({"starts": jnp.zeros(1)}, r"starts must be a float array of shape \(s, n\)"),
+        ({"num_values": 1}, "num_values.*1"),
+        ({"num_doublings": -1}, "num_doublings.*-1"),
+        ({"time": "later"}, "time.*'later'"),
+    ],
+)
+def test_misuse_is_named(change, message):
+    arguments = {"p_span": (0.0, 1.0), "starts": jnp.zeros((1, 1))} | change
+    with pytest.raises(ValueError, match=message):
+        diagram(Logistic, arguments.pop("p_span"), arguments.pop("starts"), **arguments)
