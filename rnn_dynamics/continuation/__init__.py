@@ -5,5 +5,12 @@ and `normal_forms`.
 """
 
 from rnn_dynamics.continuation.branch import Branch, Event, trace
+from rnn_dynamics.continuation.normal_forms import (
+    NormalForm,
+    TwoCycle,
+    branch_directions,
+    flip_direction,
+    normal_form,
+)
 
-__all__ = ["Branch", "Event", "trace"]
+__all__ = ["Branch", "Event", "NormalForm", "TwoCycle", "branch_directions", "flip_direction", "normal_form", "trace"]

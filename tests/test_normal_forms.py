@@ -1,0 +1,193 @@
+"""Normal forms: coefficients against closed forms, other formulas and orbits; directions against the branches."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rnn_dynamics.continuation import Event, branch_directions, flip_direction, normal_form
+from rnn_dynamics.models.doya import DoyaNeuron
+from rnn_dynamics.models.reference import Henon, Logistic
+from tests import reference
+
+W = 5.0
+
+
+def at(kind, p, x):
+    """An event known in closed form: the coefficients need no continuation."""
+    x = np.asarray(x, float)
+    return Event(kind, float(p), x, np.full(len(x), np.nan, complex), 0.0, True)
+
+
+def doya(b):
+    return DoyaNeuron(w=W, b=b)
+
+
+def henon(a):
+    return Henon(a=a, b=0.3)
+
+
+def delayed_logistic(r):
+    return lambda x, u: jnp.stack([r * x[0] * (1 - x[1]), x[0]])
+
+
+def test_doyas_folds_have_the_curvature_of_the_closed_form():
+    # F_xx / 2 = w(1-2x)/2 and F_b = 1/w.
+    (b1, x1), (b2, x2) = reference.DOYA_FOLDS[W]
+    for (b, x), sign in (((b1, x1), 1), ((b2, x2), -1)):
+        form = normal_form(doya, at("LP", b, [x]))
+        assert form.coefficient == pytest.approx(sign * reference.DOYA_FOLD_CURVATURE, rel=1e-13)
+        assert form.parameter == pytest.approx(1 / W, rel=1e-13)
+        assert form.verdict == "fold"
+
+
+def test_a_cusp_is_a_degenerate_fold_with_a_cubic_term():
+    # At w = 4, x = 1/2: F_xx = 0 and F_xxx = 64 σ''' (0) = -64/8.
+    w, b, x = reference.DOYA_CUSP
+    form = normal_form(lambda b: DoyaNeuron(w=w, b=b), at("LP", b, [x]))
+    assert form.verdict == "degenerate"
+    assert form.coefficient == pytest.approx(0, abs=1e-15)
+    assert form.cubic == pytest.approx(-8 / 6, rel=1e-13)
+
+
+def test_the_logistic_flip_is_supercritical_with_coefficient_9():
+    # (f''/2)² + f'''/6 at r = 3, x = 2/3, where f'' = -6.
+    form = normal_form(Logistic, at("PD", 3.0, [2 / 3]))
+    assert form.coefficient == pytest.approx(9.0, rel=1e-13)
+    assert form.verdict == "supercritical"
+
+
+def test_a_flip_with_the_opposite_cubic_term_is_subcritical():
+    form = normal_form(lambda p: lambda x, u: -(1 + p) * x - x**3, at("PD", 0.0, [0.0]))
+    assert form.coefficient == pytest.approx(-1.0, rel=1e-14)
+    assert form.verdict == "subcritical"
+
+
+def test_henons_flip_agrees_with_the_cycle_born_there():
+    # The 2-cycle of the Hénon map is known: x₁ + x₂ = (1-b)/a, x₁ x₂ = ((1-b)²/a - 1)/a, for a > 3(1-b)²/4.
+    a0 = 0.3675
+    x = (-0.7 + np.sqrt(0.49 + 4 * a0)) / (2 * a0)
+    event = at("PD", a0, [x, 0.3 * x])
+    assert normal_form(henon, event).verdict == "supercritical"
+    cycle = flip_direction(henon, event)
+    s = 1e-3
+    a = a0 + s**2 * float(cycle.parameter)
+    half = np.sqrt((0.7 / a) ** 2 - 4 * (0.49 / a - 1) / a) / 2
+    truth = 0.7 / (2 * a) + np.array([half, -half])
+    points = [x + sign * s * cycle.first[0] + s**2 * cycle.second[0] for sign in (1, -1)]
+    np.testing.assert_allclose(np.sort(points), np.sort(truth), rtol=0, atol=100 * s**3)
+
+
+def test_the_predicted_cycle_is_a_cycle_up_to_higher_order():
+    # With one unit v spans everything, so the terms in s³ are right too: the error is of the fourth order.
+    cycle = flip_direction(Logistic, at("PD", 3.0, [2 / 3]))
+    errors = []
+    for s in (1e-2, 1e-3):
+        first, second = (2 / 3 + sign * s * cycle.first + s**2 * cycle.second for sign in (1, -1))
+        errors.append(float(jnp.abs(Logistic(3 + s**2 * cycle.parameter)(first) - second)[0]))
+    assert errors[0] / errors[1] == pytest.approx(1e4, rel=0.1)
+
+
+def guckenheimer_holmes(A, quadratic, v, theta):
+    """The coefficient a of ρ' = ρ + aρ³ for a quadratic map, in real coordinates (Guckenheimer, Holmes 1983, 3.5)."""
+    T = np.column_stack([2 * v.real, -2 * v.imag])
+    np.testing.assert_allclose(
+        np.linalg.solve(T, A @ T), [[np.cos(theta), -np.sin(theta)], [np.sin(theta), np.cos(theta)]], atol=1e-14
+    )
+
+    def second(i, j):
+        f, g = np.linalg.solve(T, quadratic(T[:, i], T[:, j]))
+        return f, g
+
+    (fxx, gxx), (fxy, gxy), (fyy, gyy) = second(0, 0), second(0, 1), second(1, 1)
+    xi20 = ((fxx - fyy + 2 * gxy) + 1j * (gxx - gyy - 2 * fxy)) / 8
+    xi11 = ((fxx + fyy) + 1j * (gxx + gyy)) / 4
+    xi02 = ((fxx - fyy - 2 * gxy) + 1j * (gxx - gyy + 2 * fxy)) / 8
+    mu = np.exp(1j * theta)
+    resonant = ((1 - 2 * mu) * mu.conj() ** 2 / (1 - mu) * xi11 * xi20).real
+    return -resonant - abs(xi11) ** 2 / 2 - abs(xi02) ** 2
+
+
+def test_the_delayed_logistic_maps_circle_is_born_stable():
+    # At r = 2, x = 1/2: A = [[1, -1], [1, 0]], θ = π/3, B(v, w) = (-2 (v₁w₂ + v₂w₁), 0).
+    form = normal_form(delayed_logistic, at("NS", 2.0, [0.5, 0.5]))
+    expected = guckenheimer_holmes(
+        np.array([[1.0, -1.0], [1.0, 0.0]]),
+        lambda v, w: np.array([-2 * (v[0] * w[1] + v[1] * w[0]), 0.0]),
+        np.asarray(form.right),
+        np.pi / 3,
+    )
+    assert form.coefficient == pytest.approx(expected, rel=1e-12)
+    assert form.verdict == "supercritical"
+    # The circle's radius, where |λ| = √(r - 1) grows by half of r - 2: ρ² = (r - 2) / (-2a).
+    rate = 1e-3
+    step = jax.jit(lambda x: delayed_logistic(2 + rate)(x, None))
+    x = jax.lax.fori_loop(0, 20_000, lambda _, x: step(x), jnp.array([0.51, 0.5]))
+    orbit = jax.lax.scan(lambda x, _: (step(x), x), x, length=5_000)[1]
+    radius = np.abs((np.asarray(orbit) - (1 - 1 / (2 + rate))) @ np.asarray(form.left).conj())
+    assert np.sqrt(np.mean(radius**2)) == pytest.approx(np.sqrt(rate / (-2 * expected)), rel=0.02)
+
+
+def test_the_normal_form_of_a_normal_form_is_itself():
+    # z' = z (e^{iθ} (1 + p) + c |z|²): a = Re(c e^{-iθ}), and for v of length 1, ∝ (1, -i), |z|² = 2ρ².
+    theta, c = 1.0, -0.5 + 0.3j
+
+    def family(p):
+        def step(x, u):
+            z = x[0] + 1j * x[1]
+            z = z * (jnp.exp(1j * theta) * (1 + p) + c * (x @ x))
+            return jnp.stack([z.real, z.imag])
+
+        return step
+
+    form = normal_form(family, at("NS", 0.0, [0.0, 0.0]))
+    assert form.coefficient == pytest.approx(2 * (c * np.exp(-1j * theta)).real, rel=1e-13)
+
+
+def test_a_strong_resonance_is_named():
+    theta = 2 * np.pi / 3
+    turn = jnp.array([[np.cos(theta), -np.sin(theta)], [np.sin(theta), np.cos(theta)]])
+    assert normal_form(lambda p: lambda x, u: turn @ x - x**3, at("NS", 0.0, [0.0, 0.0])).verdict == "strong resonance"
+
+
+@pytest.mark.parametrize(("sign", "verdict"), [(-1, "supercritical"), (1, "subcritical")])
+def test_the_hopf_normal_form_gives_back_its_coefficient(sign, verdict):
+    # dz/dt = (p + iω) z ± z |z|²: ωℓ₁ρ³ = ±2ρ³ as |z|² = 2ρ² for v of length 1.
+    omega = 2.0
+
+    def family(p):
+        return lambda x, u: jnp.stack([p * x[0] - omega * x[1], omega * x[0] + p * x[1]]) + sign * x * (x @ x)
+
+    form = normal_form(family, at("H", 0.0, [0.0, 0.0]), time="continuous")
+    assert form.coefficient == pytest.approx(sign * 2 / omega, rel=1e-13)
+    assert form.verdict == verdict
+
+
+def test_two_branches_cross_in_the_directions_of_their_tangents():
+    # G = (x - p)(x + 2p) in the first unit, the second slaved to it.
+    def family(p):
+        return lambda x, u: jnp.stack([x[0] + (x[0] - p) * (x[0] + 2 * p), x[0] / 2])
+
+    tangents = branch_directions(family, at("BP", 0.0, [0.0, 0.0]))
+    expected = np.array([[-2, -1, 1], [1, 0.5, 1]]) / np.linalg.norm([[-2, -1, 1], [1, 0.5, 1]], axis=1, keepdims=True)
+    np.testing.assert_allclose(tangents, expected, atol=1e-14)
+
+
+def test_at_an_isolated_point_no_branches_cross():
+    tangents = branch_directions(lambda p: lambda x, u: x + x**2 + p**2, at("BP", 0.0, [0.0]))
+    assert np.isnan(tangents).all()
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_misuse_is_named():
+    flip = at("PD", 3.0, [2 / 3])
+    with pytest.raises(ValueError, match=r"event\.kind must be one of 'BP'; got 'PD'"):
+        branch_directions(Logistic, flip)
+    with pytest.raises(ValueError, match=r"event\.kind must be one of 'PD'"):
+        flip_direction(Logistic, at("BP", 1.0, [0.0]))
+    with pytest.raises(ValueError, match=r"event\.kind must be one of 'LP', 'PD', 'NS', 'H'; got 'BC'"):
+        normal_form(Logistic, at("BC", 1.0, [0.0]))
+    with pytest.raises(ValueError, match="event must be of type Event"):
+        normal_form(Logistic, (3.0, 2 / 3))
+    with pytest.raises(ValueError, match="time must be one of"):
+        normal_form(Logistic, flip, time="both")
