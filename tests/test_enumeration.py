@@ -9,7 +9,7 @@ import pytest
 
 from rnn_dynamics import activations
 from rnn_dynamics.activations import Activation
-from rnn_dynamics.fixed_points import canonical, find, intervals
+from rnn_dynamics.fixed_points import canonical, cycles, find, intervals
 from rnn_dynamics.fixed_points.enumeration import enumerate as enumerate_
 from rnn_dynamics.models import CTRNN, DoyaNeuron, ElmanRNN, PascanuRNN
 from rnn_dynamics.models.reference import Henon, bistable_module, chaotic_module, oscillator
@@ -61,7 +61,7 @@ def test_an_activation_and_its_remainder_stay_in_their_enclosures(enclosure):  #
 
 def _scalar(enclosure):
     zero = intervals.Ball.point(np.zeros(1))
-    return canonical.Canonical(np.eye(1), zero, enclosure, False, zero, "discrete")
+    return canonical.Canonical(intervals.Ball.point(np.eye(1)), zero, enclosure, False, zero, "discrete")
 
 
 def test_bounds_on_products_hold_against_exact_sums():
@@ -150,7 +150,7 @@ def test_a_bifurcation_point_is_left_undecided_and_nothing_else_is(w, b, activat
     assert len(points) == elsewhere
     assert points.complete == (np.shape(w) == (2, 2) and elsewhere == 1)
     assert len(points.undecided) <= 3
-    lo, hi = points.undecided[..., 0], points.undecided[..., 1]
+    lo, hi = points.undecided[:, 0, :, 0], points.undecided[:, 0, :, 1]
     assert (lo <= hi).all()
     if activation is activations.sigmoid:
         fold = reference.DOYA_FOLDS[5.0][0][1] if elsewhere else 0.5
@@ -190,6 +190,42 @@ def test_all_forms_of_a_network_have_the_same_fixed_points():
     )
 
 
+@pytest.mark.parametrize("w", reference.PASCANU_TWO_CYCLES)
+def test_a_units_published_two_cycle_is_its_only_one(w):
+    *pair, multiplier = reference.PASCANU_TWO_CYCLES[w]
+    for model in (PascanuRNN([[w]], None, [-w / 2], activations.sigmoid), DoyaNeuron(w=w, b=-w / 2)):
+        points = enumerate_(model, period=2)
+        assert points.complete
+        cycle = np.asarray(points.points)[0, :, 0]
+        cycle = 1 / (1 + np.exp(-cycle)) if isinstance(model, PascanuRNN) else cycle
+        np.testing.assert_allclose(cycle, pair, rtol=0, atol=1e-14)
+        np.testing.assert_allclose(points.multipliers[:, 0].real, [multiplier], rtol=0, atol=1e-13)
+        assert len(enumerate_(model, period=3)) == len(enumerate_(model, period=4)) == 0  # a decreasing map has none
+
+
+def test_each_cycle_that_a_search_finds_is_enumerated_once():
+    model = chaotic_module()
+    points = enumerate_(model, period=5)
+    found = cycles(model, jnp.asarray(np.random.default_rng(0).uniform(-10, 5, (50, 2))), 5)
+    assert points.complete
+    assert len(points) == len(found) == 2
+    np.testing.assert_allclose(np.sort(states(points), 0), np.sort(np.asarray(found.x), 0), rtol=0, atol=1e-9)
+    assert "cycles of period 5" in repr(points)
+
+
+def test_cycles_of_a_leaky_network_close():
+    model = ElmanRNN(np.array([[-6.0, 2.0], [2.0, -5.0]]), None, np.array([0.3, 0.1]), leak=0.7)
+    points = enumerate_(model, period=2)
+    assert points.complete
+    assert len(points) == 4
+    for cycle in points.points:
+        np.testing.assert_allclose(model(cycle[0]), cycle[1], rtol=0, atol=1e-14)
+        np.testing.assert_allclose(model(cycle[1]), cycle[0], rtol=0, atol=1e-14)
+        assert float(jnp.abs(cycle[0] - cycle[1]).max()) > 1e-3
+    assert points[1:].points.shape == (3, 2, 2)
+    assert enumerate_(DoyaNeuron(w=-16.0, b=8.0, epsilon=0.4), period=2).undecided.shape == (1, 2, 1, 2)  # a flip
+
+
 def test_an_equilibrium_of_a_field_is_classified_as_one():
     points = enumerate_(oscillator())
     np.testing.assert_allclose(states(points), [reference.OSCILLATOR["equilibrium"]], atol=1e-13)
@@ -206,7 +242,7 @@ def test_a_relu_network_is_solved_region_by_region():  # x = W relu(x) + b by ha
     np.testing.assert_array_equal(states(silent), np.zeros((1, 10)))  # on the border of all regions, and once there
     assert silent.complete
     ray = enumerate_(network([[1.0]], 0.0, activations.relu))
-    np.testing.assert_array_equal(ray.undecided, [[[0.0, np.inf]]])
+    np.testing.assert_array_equal(ray.undecided, [[[[0.0, np.inf]]]])
 
 
 def test_a_float32_network_is_proved_as_its_float32_numbers_are():
@@ -245,7 +281,7 @@ def test_a_search_that_stops_early_says_where_it_did_not_look():
     assert everything.complete
     for x in states(everything):
         near = (np.abs(states(points) - x).max(-1) <= 1e-9).any()
-        assert near or ((points.undecided[..., 0] <= x) & (x <= points.undecided[..., 1])).all(-1).any()
+        assert near or ((points.undecided[:, 0, :, 0] <= x) & (x <= points.undecided[:, 0, :, 1])).all(-1).any()
 
 
 def test_points_can_be_selected_and_print_what_is_proved():
@@ -271,6 +307,9 @@ def test_misuse_is_named():
         enumerate_(network([[1.0]]), max_boxes=0)
     with pytest.raises(ValueError, match="max_boxes"):
         enumerate_(network(np.eye(4), activation=activations.relu), max_boxes=15)
+    for model, period in ((network([[1.0]]), 0), (oscillator(), 2)):
+        with pytest.raises(ValueError, match="period"):
+            enumerate_(model, period=period)
     with pytest.raises(ValueError, match="u must be None"):
         enumerate_(network([[1.0]]), jnp.ones(1))
     with pytest.raises(ValueError, match="finite"):

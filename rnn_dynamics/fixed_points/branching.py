@@ -8,7 +8,7 @@ import numpy as np
 from rnn_dynamics.fixed_points.canonical import Canonical, at_most_one, inclusion, operator, refined, slope_of
 from rnn_dynamics.fixed_points.intervals import EPS, Ball, product, upper
 
-__all__ = ["branch_and_prune", "joined", "linear_regions"]
+__all__ = ["branch_and_prune", "linear_regions", "prime_cycles"]
 
 _CHUNK = 2048
 """Boxes in one sweep."""
@@ -31,7 +31,7 @@ class _Found:
         kept, unclear = [], []
         while len(left):
             one, left = left[0], left[1:]
-            touching = ((left[:, 0] <= one[1]) & (one[0] <= left[:, 1])).all(-1)
+            touching = _meet(left[:, :2], one)
             inside = ((one[2] <= left[:, 0]) & (left[:, 1] <= one[3])).all(-1)
             around = ((left[:, 2] <= one[0]) & (one[1] <= left[:, 3])).all(-1)
             for other in left[touching & ~inside & ~around]:
@@ -46,7 +46,7 @@ class _Found:
 
 def branch_and_prune(system: Canonical, max_boxes: int):
     """All zeros of a bounded system: boxes (k, 2, n) with one each, and the boxes that were left open."""
-    n = len(system.w)
+    n = len(system.c.mid)
     lo, hi = _direct(system, np.full((1, n), -1e300), np.full((1, n), 1e300))
     found, narrow, count = _Found(n), [], 0
     while len(lo) and count < max_boxes:
@@ -62,12 +62,12 @@ def branch_and_prune(system: Canonical, max_boxes: int):
         parts = zip(stack, (lo[again], hi[again]), halves, strict=True)
         lo, hi = (np.concatenate(part) for part in parts)
     kept, unclear = found.distinct(system)
-    return kept, np.concatenate([joined(np.concatenate([*narrow, unclear])), np.stack([lo, hi], 1)])
+    return kept, np.concatenate([_joined(np.concatenate([*narrow, unclear])), np.stack([lo, hi], 1)])
 
 
 def _direct(system, lo, hi):
     s = Ball.between(*system.enclosure.image(lo, hi))
-    image = product(Ball(s.mid[:, None], s.rad[:, None]), Ball.point(system.w.T))
+    image = product(Ball(s.mid[:, None], s.rad[:, None]), Ball(system.w.mid.T, system.w.rad.T))
     return (Ball(image.mid[:, 0], image.rad[:, 0]) + system.c).ends
 
 
@@ -111,7 +111,7 @@ def _narrow(lo, hi):
 
 def _halve(system, lo, hi, weight):
     """Each box in two, along the coordinate that blurs the image most; not in its middle, where zeros like to lie."""
-    axis = np.where(_narrow(lo, hi), -1, weight * np.abs(system.w).sum(0)).argmax(-1)[:, None]
+    axis = np.where(_narrow(lo, hi), -1, weight * np.abs(system.w.mid).sum(0)).argmax(-1)[:, None]
     at = np.take_along_axis(lo + 0.48 * (hi - lo), axis, -1)
     left, right = hi.copy(), lo.copy()
     np.put_along_axis(left, axis, at, -1)
@@ -121,7 +121,7 @@ def _halve(system, lo, hi, weight):
 
 def linear_regions(system: Canonical, *, identity: bool):
     """As `branch_and_prune`, for ReLU or the identity: one linear system for each choice of sides."""
-    n = len(system.w)
+    n = len(system.c.mid)
     if identity:
         return _linear(system, np.ones((1, n)), identity)
     parts = []
@@ -130,7 +130,7 @@ def linear_regions(system: Canonical, *, identity: bool):
         parts.append(_linear(system, (which[:, None] >> np.arange(n) & 1).astype(float), identity))
     boxes, undecided = (np.concatenate(each) for each in zip(*parts, strict=True))
     bounded = np.isfinite(undecided).all((1, 2))
-    undecided = np.concatenate([joined(undecided[bounded]), undecided[~bounded]])
+    undecided = np.concatenate([_joined(undecided[bounded]), undecided[~bounded]])
     return np.unique(boxes, axis=0), undecided  # one that lies on a border exactly is met from all sides
 
 
@@ -157,13 +157,40 @@ def _linear(system, slope, free):
     return boxes[regular & inside], np.concatenate([boxes[regular & ~inside & ~outside], sides[~regular]])
 
 
-def joined(boxes):
+def prime_cycles(system: Canonical, boxes: np.ndarray, period: int) -> tuple[np.ndarray, np.ndarray]:
+    """Of boxes (k, 2, p n) with all states of a cycle each, one for every cycle of prime period p.
+
+    The turns of a zero are zeros. A turned box that meets another one, or itself, has the same zero if there is at most
+    one in their hull; else what is in the hull remains undecided.
+    """
+    kept, unclear, left = [], [], boxes
+    while len(left):
+        one = left[0]
+        turns = np.stack([np.roll(one.reshape(2, period, -1), turn, axis=1).reshape(2, -1) for turn in range(period)])
+        met = np.asarray(_meet(left[:, None], turns))
+        met[0, 0] = False
+        which, turn = np.nonzero(met)
+        lo, hi = np.minimum(left[which, 0], turns[turn, 0]), np.maximum(left[which, 1], turns[turn, 1])
+        same = at_most_one(system, lo, hi)
+        unclear.append(np.stack([lo, hi], 1)[~same])
+        if not met[0].any():
+            kept.append(one)
+        left = left[1:][~met[1:].any(1)]
+    return np.reshape(kept, (-1, *boxes.shape[1:])), np.concatenate([boxes[:0], *unclear])
+
+
+def _joined(boxes):
     """The hulls of boxes (k, 2, n) that touch."""
     hulls = []
     while len(boxes):
         hull, boxes = boxes[0], boxes[1:]
-        while (touching := ((boxes[:, 0] <= hull[1]) & (hull[0] <= boxes[:, 1])).all(-1)).any():
+        while (touching := _meet(boxes, hull)).any():
             lo, hi = (np.concatenate([hull[None], boxes[touching]])[:, end] for end in (0, 1))
             hull, boxes = np.stack([lo.min(0), hi.max(0)]), boxes[~touching]
         hulls.append(hull)
     return np.reshape(hulls, (-1, 2, boxes.shape[-1]))
+
+
+def _meet(a, b):
+    """Whether boxes (..., 2, n) have a point in common."""
+    return ((a[..., 0, :] <= b[..., 1, :]) & (b[..., 0, :] <= a[..., 1, :])).all(-1)

@@ -30,29 +30,59 @@ __all__ = [
 
 
 class Canonical(NamedTuple):
-    """z = W σ(z) + c, and how a state is read off z; the numbers of the network, exactly, in float64."""
+    """z = W σ(z) + c, and how a state is read off z; the numbers of the network, exactly, in float64.
 
-    w: np.ndarray
+    Of cycles, z holds all p states one after the other, and W and c are p times as large.
+    """
+
+    w: Ball
     c: Ball
     enclosure: Corner | Sigmoidal
     activated: bool
-    """The state is σ(z) + shift; otherwise z + shift."""
+    """The state is M σ(z) + shift; otherwise z + shift."""
     shift: Ball
     time: str
+    leak: float = 1.0
+    mixing: Ball | None = None
+    """M, where it is not the identity."""
 
     def encode(self, x: np.ndarray) -> np.ndarray:
         """About the z of a fixed point about x."""
         near = x - self.shift.mid
-        return self.w @ near + self.c.mid if self.activated else near
+        return self.w.mid @ near + self.c.mid if self.activated else near
 
     def decode(self, lo: np.ndarray, hi: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """An interval that holds the states of all z in [lo, hi], which may be infinite."""
         if self.activated:
             lo, hi = self.enclosure.image(lo, hi)
+        if self.mixing is not None:
+            lo, hi = _apply(self.mixing, Ball.between(lo, hi)).ends
         if (self.shift.mid == 0).all() and (self.shift.rad == 0).all():
             return lo, hi
         down, up = self.shift.ends
         return np.nextafter(lo + down, -np.inf), np.nextafter(hi + up, np.inf)
+
+    def lifted(self, period: int) -> "Canonical":
+        r"""The form of all p states of a cycle at once.
+
+        $$ z_{k+1} = (1-\alpha) z_k + \alpha (W \sigma(z_k) + c) \quad\Longrightarrow\quad
+           z_k = \sum_{j<p} \kappa_j\, (W \sigma(z_{k-1-j}) + c), \qquad
+           \kappa_j = \frac{(1-\alpha)^j}{\sum_{i<p} (1-\alpha)^i} $$
+        """
+        if period == 1:
+            return self
+        powers = (1 - self.leak) ** np.arange(period)
+        mean = powers / powers.sum()
+        before = (np.arange(period)[:, None] - 1 - np.arange(period)) % period
+        mixing = Ball(mean[before], 8 * (period + 4) * EPS * mean[before] * (self.leak != 1))
+        eye = np.eye(len(self.c.mid))
+        rad = np.kron(mixing.rad, np.abs(self.w.mid)) + EPS * np.kron(mixing.mid, np.abs(self.w.mid)) * (self.leak != 1)
+        return self._replace(
+            w=Ball(np.kron(mixing.mid, self.w.mid), upper(rad) * (rad > 0)),
+            c=Ball(*(np.tile(each, period) for each in self.c)),
+            shift=Ball(*(np.tile(each, period) for each in self.shift)),
+            mixing=Ball(np.kron(mixing.mid, eye), np.kron(mixing.rad, eye)) if self.activated else None,
+        )
 
 
 def canonical(network: Callable, u) -> Canonical | None:
@@ -84,31 +114,34 @@ def _nothing(c):
 
 def _pascanu(network, u, enclosure):
     c = _driven(network, u)
-    return Canonical(_exactly(network.w_rec), c, enclosure, False, _nothing(c), "discrete")
+    return Canonical(Ball.point(_exactly(network.w_rec)), c, enclosure, False, _nothing(c), "discrete")
 
 
 def _elman(network, u, enclosure):
     c = _driven(network, u)
-    return Canonical(_exactly(network.w_rec), c, enclosure, True, _nothing(c), "discrete")
+    return Canonical(
+        Ball.point(_exactly(network.w_rec)), c, enclosure, True, _nothing(c), "discrete", float(network.leak)
+    )
 
 
 def _doya(network, u, enclosure):  # x = σ(z) + w' u and z = w x + b
-    w = _exactly(network.w).reshape(1, 1)
+    w = Ball.point(_exactly(network.w).reshape(1, 1))
     push = np.zeros(1) if u is None else _exactly(_check.floats("u", u, *(() if jnp.ndim(u) == 0 else (1,)))).reshape(1)
     shift = exact_dot(_exactly(network.w_in).reshape(1, 1), push)
-    c = product(Ball.point(w), Ball(shift.mid[:, None], shift.rad[:, None]))
+    c = product(w, Ball(shift.mid[:, None], shift.rad[:, None]))
     c = Ball(c.mid[:, 0], c.rad[:, 0]) + Ball.point(_exactly(network.b).reshape(1))
-    return Canonical(w, c, enclosure, True, shift, "discrete")
+    return Canonical(w, c, enclosure, True, shift, "discrete", float(network.epsilon))
 
 
 def _ctrnn(network, u, enclosure):  # z = y + θ and y = W σ(z) + u
     theta = Ball.point(_exactly(network.theta))
     c = theta if u is None else theta + Ball.point(_exactly(_check.floats("u", u, len(theta.mid))))
-    return Canonical(_exactly(network.w), c, enclosure, False, -theta, "continuous")
+    return Canonical(Ball.point(_exactly(network.w)), c, enclosure, False, -theta, "continuous")
 
 
 _READERS = {PascanuRNN: _pascanu, ElmanRNN: _elman, DoyaNeuron: _doya, CTRNN: _ctrnn}
 MODELS = ", ".join(model.__name__ for model in _READERS)
+"""Their names, as a message lists them."""
 
 
 class Operator(NamedTuple):
@@ -139,13 +172,13 @@ class Operator(NamedTuple):
 
 def operator(system: Canonical, slope: np.ndarray) -> Operator:
     """The operator that is best where the slopes are these."""
-    eye = np.eye(len(system.w))
-    matrix = eye - system.w * slope[..., None, :]
+    eye = np.eye(len(system.c.mid))
+    matrix = eye - system.w.mid * slope[..., None, :]
     try:
         c = np.linalg.inv(matrix)
     except np.linalg.LinAlgError:  # one of them is singular, exactly; any C will do
         c = np.linalg.inv(matrix + 1e-9 * np.random.default_rng(0).standard_normal(matrix.shape))
-    cw = product(Ball.point(c), Ball.point(system.w))
+    cw = product(Ball.point(c), system.w)
     scaled = cw.mid * slope[..., None, :]
     rounding = 4 * EPS * (eye + np.abs(c) + np.abs(scaled))
     r = upper(np.abs(eye - c + scaled) + rounding + cw.rad * np.abs(slope[..., None, :]))
@@ -181,10 +214,13 @@ def inclusion(system: Canonical, z: np.ndarray) -> tuple[np.ndarray, np.ndarray,
     n = z.shape[-1]
     s = system.enclosure.value(z)
     extended = np.concatenate(
-        [np.broadcast_to(system.w, (*z.shape, n)), np.stack([np.broadcast_to(system.c.mid, z.shape), -z], -1)], -1
+        [np.broadcast_to(system.w.mid, (*z.shape, n)), np.stack([np.broadcast_to(system.c.mid, z.shape), -z], -1)], -1
     )
     image = exact_dot(extended, np.concatenate([s.mid, np.ones((*z.shape[:-1], 2))], -1))
-    lack = Ball(image.mid, upper(image.rad + system.c.rad + _times(np.abs(system.w), s.rad), n))
+    lack = Ball(
+        image.mid,
+        upper(image.rad + system.c.rad + _times(system.w.size, s.rad) + _times(system.w.rad, np.abs(s.mid)), n),
+    )
     change = _apply(Ball.point(tangent.c), lack)  # T(z) - z
     step = change.size + EPS * np.abs(z)
     rho, proved, spread = 2 * step, np.zeros(z.shape[:-1], bool), step
@@ -203,7 +239,7 @@ def refined(system: Canonical, z: np.ndarray) -> np.ndarray:
     """Where Newton's method leads from z (..., n): to the rounding floor if it converges, anywhere if it does not."""
     for _ in range(12):
         s = system.enclosure.value(z).mid
-        step = _times(operator(system, _middle_slope(system, z, z)).c, z - s @ system.w.T - system.c.mid)
+        step = _times(operator(system, _middle_slope(system, z, z)).c, z - s @ system.w.mid.T - system.c.mid)
         z = z - step
         if (np.abs(step) <= 1e-8 * (1 + np.abs(z))).all():
             break
