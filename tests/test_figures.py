@@ -454,6 +454,51 @@ def test_beer_oscillator_the_cycle_lives_between_two_hopf_points():
     assert swing[data["couplings"] > last + 0.02].max() < 1e-3
 
 
+# fig_pasemann_diagram
+
+
+def test_pasemann_diagram_holds_the_published_flips_and_proves_its_fixed_points():
+    data = arrays("pasemann_diagram")
+    assert data["periods"].tolist() == [1, 2, 4, 4]
+    assert data["proved"].all()
+    assert set(data["event_kinds"]) == {"PD"}
+    # papers (mpmath): the flips of the fixed point
+    np.testing.assert_allclose(data["event_p"][[0, -1]], [-7.15660484331351, 21.1566048433135], rtol=0, atol=1e-10)
+    assert data["event_residual"].max() < 1e-10
+    # the 2-cycle lives from the one to the other
+    np.testing.assert_allclose([data["p_1"].min(), data["p_1"].max()], data["event_p"][[0, -1]], rtol=0, atol=1e-9)
+
+
+def test_pasemann_diagram_every_cycle_drawn_is_one_and_is_stable_where_the_attractor_has_its_period():
+    data = arrays("pasemann_diagram")
+    for number, period in enumerate(data["periods"]):
+        x, p = data[f"orbit_{number}"], data[f"p_{number}"]
+        assert x.shape == (len(p), period)
+        # x_{t+1} = b1 - 20 σ(x_t) + 6 σ(y_t), y_t = 3 - 6 σ(x_{t-1}); twenty roundings of numbers below 25, and what
+        # the slopes, below 5 each, make of errors at 1e-15
+        after, before = np.roll(x, -1, axis=1), np.roll(x, 1, axis=1)
+        image = p[:, None] - 20 * expit(x) + 6 * expit(3 - 6 * expit(before))
+        np.testing.assert_allclose(image, after, rtol=0, atol=1e-11)
+    exponent, period = data["exponent"], data["period"]
+    for number, q in enumerate(data["periods"]):
+        stable = data[f"stable_{number}"]
+        p = data[f"p_{number}"]
+        for b1 in p[1:-1][stable[:-2] & stable[1:-1] & stable[2:]]:
+            at = np.argmin(np.abs(data["values"] - b1))
+            if abs(exponent[at]) > 0.05:  # not beside a flip, where orbits take long to settle
+                assert period[at] == q
+
+
+def test_pasemann_diagram_chaos_lies_inside_the_cascades():
+    data = arrays("pasemann_diagram")
+    chaotic = data["values"][data["exponent"] > 0.05]
+    flips = np.sort(data["event_p"])
+    left, right = chaotic[chaotic < 7], chaotic[chaotic > 7]
+    assert flips[2] < left.min() < left.max() < flips[3]  # from the 4-cycle's loss of stability to its return
+    assert flips[-5] < right.min() < right.max() < flips[-3]
+    assert data["exponent"].max() > 0.3
+
+
 # fig_pasemann_attractor
 
 

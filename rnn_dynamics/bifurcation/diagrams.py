@@ -3,6 +3,7 @@
 Row 8 of the layer table: above `continuation` and `fixed_points`.
 """
 
+import dataclasses
 import itertools
 from collections.abc import Callable
 from typing import Literal
@@ -184,11 +185,10 @@ class _Search:
 
     def cycles(self, ps, xs, period):
         """The orbit of each x at its p, `period` states long."""
-        size = 1 << (len(ps) - 1).bit_length()  # a power of two: few shapes to compile
-        padded = [
-            np.concatenate([z, np.repeat(z[-1:], size - len(z), axis=0)]) for z in (np.asarray(ps), np.asarray(xs))
-        ]
-        return np.asarray(_orbits(self.family, *map(jnp.asarray, padded), self.u, period))[: len(ps)]
+        filling = (1 << (len(ps) - 1).bit_length()) - len(ps)  # to a power of two: few shapes to compile
+        all_ps = jnp.asarray(np.pad(np.asarray(ps), (0, filling), mode="edge"))
+        all_xs = jnp.asarray(np.pad(np.asarray(xs), ((0, filling), (0, 0)), mode="edge"))
+        return np.asarray(_orbits(self.family, all_ps, all_xs, self.u, period))[: len(ps)]
 
     def ahead(self, ps, xs, period):
         """F^(q/2)(x) - x: zero where a point taken for one of period q has half of it."""
@@ -221,7 +221,7 @@ class _Search:
         done = 0
         while done < len(self.found):
             branch, period = self.found[done]
-            for event in self.of_period(branch.events, period):
+            for event in self.of_period(branch, period):
                 if event.kind == "BP":
                     self.switch(event, period, period, 1.0)
                 elif event.kind == "PD" and period < 2**num_doublings:
@@ -242,8 +242,9 @@ class _Search:
                 for x in _distinct(self.fixed(p, new_period, starts)):
                     self.add(x, new_period, p)
 
-    def of_period(self, events, period):
+    def of_period(self, branch, period):
         """Those of a branch's special points that are not where its cycles shrink to ones of half the period."""
+        events = _events(branch)
         if period == 1 or not events:
             return events
         ps, xs = np.array([float(event.p) for event in events]), np.stack([np.asarray(event.x) for event in events])
@@ -251,10 +252,11 @@ class _Search:
         return tuple(itertools.compress(events, apart))
 
     def result(self, values, proved):
-        flips = [event for branch, _ in self.found for event in branch.events if event.kind == "PD"]
+        flips = [event for branch, _ in self.found for event in _events(branch) if event.kind == "PD"]
         pieces = [(branch if q == 1 else self.one_phase(branch, q, flips), q) for branch, q in self.found]
+        pieces = [(self.with_events(piece, q), q) for piece, q in pieces]
         events: list[tuple[Event, int]] = []
-        for event, q in ((event, q) for piece, q in pieces for event in piece.events):
+        for event, q in ((event, q) for piece, q in pieces for event in _events(piece)):
             if not any(q == other_q and self.same(event, other, q) for other, other_q in events):
                 events.append((event, q))
         return Diagram(
@@ -273,23 +275,35 @@ class _Search:
         """
         ahead = self.ahead(branch.p, branch.x, period)
         turns = np.flatnonzero((ahead[1:] * ahead[:-1]).sum(axis=1) < 0) + 1
-        edges = np.concatenate([[0], turns, [len(branch)]])
+        order, edges = np.arange(len(branch)), np.concatenate([[0], turns, [len(branch)]])
+        closed = branch.ended[0] == "closed curve" and len(turns) > 0
+        if closed:  # begun anew at a flip; its last row repeats its first
+            order, edges = np.roll(order[:-1], -turns[0]), np.append(turns, len(branch) - 1 + turns[0]) - turns[0]
         longest = np.argmax(np.diff(edges))
         start, end = edges[longest], edges[longest + 1]
-        rows = [field[start:end] for field in (branch.p, branch.x, branch.multipliers, branch.stable, branch.residual)]
-        for at, last in ((0, start == 0), (-1, end == len(branch))):
-            if not last and flips:  # up to the flip itself
-                flip = min(
-                    flips, key=lambda flip: np.abs(flip.x - rows[1][at]).max() + abs(float(flip.p) - rows[0][at])
-                )
-                row = (float(flip.p), flip.x, np.asarray(flip.multipliers) ** 2, False, float(flip.residual))
-                ends = [np.asarray(value, field.dtype)[None] for field, value in zip(rows, row, strict=True)]
-                rows = [
-                    np.concatenate([value, field] if at == 0 else [field, value])
-                    for field, value in zip(rows, ends, strict=True)
-                ]
-        events = self.of_period(branch.events, period)
-        return Branch(*rows, events, branch.ended, branch.start, branch.start_residual, branch.complete)
+        rows = {name: field[order[start:end]] for name, field in _rows(branch).items()}
+        for at, cut in ((0, closed or start > 0), (end - start, closed or end < len(branch))):
+            if cut and flips:  # up to the flip itself
+                p, x = (rows[name][-1 if at else 0] for name in ("p", "x"))
+                nearest = min(flips, key=lambda flip: np.abs(flip.x - x).max() + abs(float(flip.p) - p))
+                rows = _inserted(rows, at, nearest, np.asarray(nearest.multipliers) ** 2)
+        events = self.of_period(branch, period)
+        return dataclasses.replace(branch, events=events, **rows)
+
+    def with_events(self, branch, period):
+        """The branch with its special points among its rows, each at the phase and in the segment nearest to it."""
+        rows, width, size = _rows(branch), np.ptp(branch.p), 1 + np.abs(branch.x).max()
+        for event in _events(branch):
+            before = np.column_stack([rows["p"] / width, rows["x"] / size])
+            along = np.diff(before, axis=0)
+            phases = self.cycles([float(event.p)], np.asarray(event.x)[None], period)[0]
+            points = np.column_stack([np.full(period, float(event.p) / width), phases / size])[:, None]
+            part = ((points - before[:-1]) * along).sum(2) / np.maximum((along**2).sum(1), 1e-300)
+            gap = np.linalg.norm(before[:-1] + np.clip(part, 0, 1)[..., None] * along - points, axis=2)
+            phase, segment = np.unravel_index(np.argmin(gap), gap.shape)
+            event = dataclasses.replace(event, x=phases[phase])
+            rows = _inserted(rows, int(segment) + 1, event, event.multipliers)
+        return dataclasses.replace(branch, **rows)
 
     def same(self, event, other, period):
         """Whether two special points of cycles are one, perhaps at another phase."""
@@ -314,6 +328,21 @@ class _IteratedFamily(equinox.Module):
 
     def __call__(self, p):
         return Iterate(self.family(p), self.period)
+
+
+def _events(branch) -> tuple[Event, ...]:
+    return branch.events if isinstance(branch.events, tuple) else ()
+
+
+def _rows(branch):
+    return {name: getattr(branch, name) for name in ("p", "x", "multipliers", "stable", "residual")}
+
+
+def _inserted(rows, at, event, multipliers):
+    """The rows with a special point before row `at`, as stable as what follows it: there stability changes."""
+    stable = rows["stable"][min(at, len(rows["stable"]) - 1)]
+    new = float(event.p), event.x, multipliers, stable, float(event.residual)
+    return {name: np.insert(rows[name], at, value, axis=0) for name, value in zip(rows, new, strict=True)}
 
 
 def _enumerated(step, u, time):
