@@ -73,10 +73,8 @@ class _State(NamedTuple):
     step: Array
     counts: Array
     ended: Array
-    ys: Array
-    tangents: Array
-    orientations: Array
-    kinks: Array
+    rows: Array
+    """A row a point, [y, tangent, orientation, whether G_y jumps on the way to it]: one write a step."""
 
 
 def first_tangent(jacobian: Float[Array, "k m"], weights: Float[Array, " m"]):
@@ -244,9 +242,8 @@ def follow(
             RUNNING,
         )
         over = ended != RUNNING
-        row = jnp.where(taken, num_each + (1 - 2 * back) * count, 2 * num_each + 1)
-        # The kink lies between the new point and the one before it: in the path's order, after the earlier row.
-        kink_row = jnp.where(taken, row - (1 - back), 2 * num_each + 1)
+        sense = 1 - 2 * back
+        row = jnp.where(taken, num_each + sense * count, 2 * num_each + 1)
         ends = state.ended.at[1 - back].set(ended)
         whole = over & ((back == 1) | (ended == CLOSED))
         ends = jnp.where(whole & (ended == CLOSED), CLOSED, ends)
@@ -263,15 +260,15 @@ def follow(
             step=keep(step, jnp.asarray(steps.first, y.dtype)),
             counts=state.counts.at[back].set(count),
             ended=ends,
-            ys=state.ys.at[row].set(new),
-            tangents=state.tangents.at[row].set((1 - 2 * back) * new_tangent),
-            orientations=state.orientations.at[row].set((1 - 2 * back) * orientation),
-            kinks=state.kinks.at[kink_row].set(kinked),
+            rows=jax.lax.dynamic_update_slice(
+                state.rows,
+                jnp.concatenate([new, sense * new_tangent, jnp.stack([sense * orientation, kinked])])[None],
+                (row, 0),
+            ),
         )
 
-    rows = 2 * num_each + 2
-    blank = jnp.full((rows, size), jnp.nan, y0.dtype)
-    first = jnp.where(found, y0, jnp.nan)
+    blank = jnp.full((2 * num_each + 2, 2 * size + 2), jnp.nan, y0.dtype)
+    first = jnp.concatenate([y0, t0, jnp.stack([orientation0, 0.0])])
     start = _State(
         back=jnp.where(found, 0, 2),
         y=y0,
@@ -280,23 +277,17 @@ def follow(
         step=jnp.asarray(steps.first, y0.dtype),
         counts=jnp.zeros(2, int),
         ended=jnp.full(2, NO_START),
-        ys=blank.at[num_each].set(first),
-        tangents=blank.at[num_each].set(t0),
-        orientations=jnp.zeros(rows, y0.dtype).at[num_each].set(orientation0),
-        kinks=jnp.zeros(rows, bool),
+        rows=blank.at[num_each].set(jnp.where(found, first, jnp.nan)),
     )
     end = jax.lax.while_loop(lambda state: state.back < 2, advance, start)
     total = jnp.where(found, 1 + end.counts.sum(), 0)
-    shift = num_each - end.counts[1]
-
-    def ordered(rows):
-        return jnp.roll(rows[:-1], -shift, axis=0)
-
-    inside = jnp.arange(2 * num_each + 1) < total
-    ys = jnp.where(inside[:, None], ordered(end.ys), jnp.nan)
-    tangents = jnp.where(inside[:, None], ordered(end.tangents), jnp.nan)
-    kinks = ordered(end.kinks) & inside
-    return Path(ys, tangents, ordered(end.orientations), kinks, total, end.counts[1], end.ended)
+    before = end.counts[1]
+    places = jnp.arange(2 * num_each + 1)
+    rows = jnp.roll(end.rows[:-1], before - num_each, axis=0)
+    rows = jnp.where((places < total)[:, None], rows, jnp.nan)
+    met = rows[:, -1] == 1  # on the way from the start's side: before the row, or after it
+    kinks = jnp.where(places < before, met, jnp.roll(met, -1)) & (places < total - 1)
+    return Path(rows[:, :size], rows[:, size:-2], rows[:, -2], kinks, total, before, end.ended)
 
 
 def _border(row):

@@ -4,6 +4,7 @@ Row 7 of the layer table: above `events`. Next: `normal_forms`; then `bifurcatio
 """
 
 import itertools
+import math
 from collections.abc import Callable
 from typing import Literal, NamedTuple
 
@@ -138,22 +139,32 @@ def trace(
         of applied bifurcation theory, chapter 10.
     """
     _check.option("time", time, ("discrete", "continuous"))
-    x0, p0 = _check.state("x0", x0), _check.number("p0", p0)
+    x0, p0 = _check.state("x0", x0), _number("p0", p0)
     if not isinstance(p_span, tuple | list) or len(p_span) != 2:
         raise ValueError(f"p_span must be a pair (least, largest); got {p_span!r}")
-    low, high = (_check.number("p_span", end) for end in p_span)
-    if all(_check.known(value) for value in (low, high, p0)) and not float(low) <= float(p0) <= float(high):
-        raise ValueError(f"p_span must contain p0 = {float(p0):g}; got ({float(low):g}, {float(high):g})")
-    _check.within("p_span", high - low, "be wider than 0 from its least to its largest", lambda width: width > 0)
+    low, high = (_number("p_span", end) for end in p_span)
+    if all(_check.known(value) for value in (low, high, p0)):
+        if not float(low) <= float(p0) <= float(high):
+            raise ValueError(f"p_span must contain p0 = {float(p0):g}; got ({float(low):g}, {float(high):g})")
+        if not float(low) < float(high):
+            raise ValueError(f"p_span must be wider than 0; got ({float(low):g}, {float(high):g})")
     _check.count("max_points", max_points, least=3)
     _check.count("max_events", max_events, least=1)
-    lengths = {"first_step": first_step, "max_step": max_step, "max_angle": max_angle}
-    lengths = arclength.Steps(*(_check.positive(name, value) for name, value in lengths.items()))
-    x0 = _check.next_state(lambda x, u: family(p0)(x, u), x0, u, name="family(p0)")
-    num_each = (max_points - 1) // 2
-    options = x0, p0, low, high, u, lengths
-    found = on_one_blas_thread(_trace, family, *options, time == "discrete", num_each, max_events)
+    lengths = [_number("first_step", first_step), _number("max_step", max_step), _number("max_angle", max_angle)]
+    for name, value in zip(("first_step", "max_step", "max_angle"), lengths, strict=True):
+        _check.within(name, value, "be positive", lambda v: v > 0)
+    # One array of all numbers, made without JAX where they are known: a call costs little more than its loop.
+    numbers = [p0, low, high, *lengths]
+    numbers = np.array(numbers) if all(isinstance(value, float) for value in numbers) else jnp.stack(numbers)
+    arguments = family, x0, numbers, u, time == "discrete", (max_points - 1) // 2, max_events
+    # OpenBLAS never splits matrices as small as this.
+    found = _trace(*arguments) if len(x0) <= 16 else on_one_blas_thread(_trace, *arguments)
     return _on_host(found, time) if top_level() else _traced(found)
+
+
+def _number(name, value):
+    """A finite number: a Python float as it is, for the sake of speed."""
+    return value if type(value) is float and math.isfinite(value) else _check.number(name, value)
 
 
 class _Found(NamedTuple):
@@ -168,10 +179,10 @@ class _Found(NamedTuple):
 
 
 @jit
-def _trace(family, x0, p0, low, high, u, lengths, discrete, num_each, max_events):
-    dtype = x0.dtype
-    p0, low, high = (jnp.asarray(value, dtype) for value in (p0, low, high))
-    lengths = arclength.Steps(*(jnp.asarray(value, dtype) for value in lengths))
+def _trace(family, x0, numbers, u, discrete, num_each, max_events):
+    x0 = _check.next_state(lambda x, u: family(numbers[0])(x, u), x0, u, name="family(p0)")
+    p0, low, high, *lengths = numbers.astype(x0.dtype)
+    lengths = arclength.Steps(*lengths)
 
     def residual(y):
         x = y[:-1]

@@ -1,0 +1,317 @@
+"""Curves of bifurcations in two parameters: folds, flips, Neimark-Sacker and Hopf points, with cusps located.
+
+Row 7 of the layer table: above `defining` and `arclength`. Next: `positions`, how a fold moves with all parameters.
+"""
+
+from collections.abc import Callable
+from typing import Literal, NamedTuple
+
+import equinox
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, PyTree
+
+from rnn_dynamics import _check
+from rnn_dynamics._compile import jit, on_one_blas_thread, top_level
+from rnn_dynamics.continuation import arclength, defining, events, linear
+from rnn_dynamics.continuation.branch import STARTS
+
+__all__ = [
+    "CURVE_ENDS",
+    "CURVE_KINDS",
+    "Curve",
+    "CurveEvent",
+    "flip_curve",
+    "fold_curve",
+    "hopf_curve",
+    "neimark_sacker_curve",
+]
+
+CURVE_ENDS = (*arclength.ENDS, "q_span", "1:1 resonance", "1:2 resonance", "Bogdanov-Takens")
+"""Why a curve ends; the last three where the two multipliers of a Neimark-Sacker curve meet at 1 or at -1, and the
+two rates of a Hopf curve at 0."""
+CURVE_KINDS = ("CP", "GPD")
+Q_SPAN, MEET_AT_ONE, MEET_AT_MINUS_ONE, MEET_AT_ZERO = range(len(arclength.ENDS), len(CURVE_ENDS))
+
+Span = tuple[Float[Array, ""] | float, Float[Array, ""] | float]
+
+
+class CurveEvent(equinox.Module):
+    """A special point of a curve of bifurcations."""
+
+    kind: str | Int[Array, "*e"]
+    """"CP": a cusp, on a fold curve, where w'B(v,v) = 0; "GPD": a degenerate flip, on a flip curve, where the cubic
+    coefficient is 0 and the 2-cycles change sides. Inside a caller's `jit` or `vmap` its index in `CURVE_KINDS`, -1
+    where there is none."""
+    p: float | Float[Array, "*e"]
+    q: float | Float[Array, "*e"]
+    x: Float[np.ndarray, " n"] | Float[Array, "*e n"]
+    residual: float | Float[Array, "*e"]
+    """The largest residual of the defining equations: fixed point, singular matrix, vanishing coefficient."""
+    converged: bool | Bool[Array, "*e"]
+    """Whether Newton's method solved them; if not, the point is the middle of the bracket that was left."""
+
+    def __repr__(self) -> str:
+        if not isinstance(self.kind, str):
+            return f"CurveEvent(indices of CURVE_KINDS, shape {jnp.shape(self.kind)})"
+        doubt = "" if self.converged else ", not converged"
+        return f"CurveEvent({self.kind} at ({self.p:.12g}, {self.q:.12g}), residual {self.residual:.1e}{doubt})"
+
+
+class Curve(equinox.Module):
+    """A curve of bifurcations, from one of its ends to the other: q first rises from the start to the last row.
+
+    The arrays are NumPy's and have k rows, one a point. Inside a caller's `jit` or `vmap` k is a fixed size, rows
+    beyond the curve's end are NaN, and words are indices.
+    """
+
+    p: Float[Array, " k"] | Float[np.ndarray, " k"]
+    q: Float[Array, " k"] | Float[np.ndarray, " k"]
+    x: Float[Array, "k n"] | Float[np.ndarray, "k n"]
+    angle: Float[Array, " k"] | Float[np.ndarray, " k"]
+    """Of the critical multipliers e^{±iθ}: θ, in radians; of a field's critical rates ±iω: ω, per unit of time."""
+    residual: Float[Array, " k"] | Float[np.ndarray, " k"]
+    """The largest residual of the defining equations: of the fixed point and of the test function."""
+    events: tuple[CurveEvent, ...] | CurveEvent
+    """In the order of the curve. Inside a caller's `jit` or `vmap` one CurveEvent of arrays."""
+    ended: tuple[str, str] | Int[Array, "2"]
+    """Why the curve ends at its first and its last point: one of `CURVE_ENDS`."""
+    start: str | Int[Array, ""]
+    """"converged": the start led to a bifurcation at q0; "moved": only to one at another q; "none": to none."""
+    start_residual: float | Float[Array, ""]
+    """The residual where the search from the start ended."""
+    complete: bool | Bool[Array, ""]
+    """Whether every change of sign of the coefficient was looked into: False if there were more than max_events."""
+
+    def __len__(self) -> int:
+        return len(self.p)
+
+    def __repr__(self) -> str:
+        if not isinstance(self.events, tuple):
+            return f"Curve({len(self)} rows, padded)"
+        if self.start == "none":
+            return f"Curve(none found near the start: residual {self.start_residual:.1e})"
+        found = ", ".join(f"{e.kind} ({e.p:.6g}, {e.q:.6g})" for e in self.events) or "no special points"
+        ends = [f"({self.p[i]:.6g}, {self.q[i]:.6g}) ({self.ended[i]})" for i in (0, -1)]
+        return f"Curve({len(self)} points, {ends[0]} to {ends[1]}; {found})"
+
+
+def fold_curve(
+    family: Callable,
+    x0: Float[Array, " n"],
+    p0: Float[Array, ""] | float,
+    q0: Float[Array, ""] | float,
+    *,
+    p_span: Span,
+    q_span: Span,
+    u: PyTree = None,
+    time: Literal["discrete", "continuous"] = "discrete",
+    max_points: int = 1001,
+    max_events: int = 16,
+    first_step: float = 0.01,
+    max_step: float = 0.1,
+    max_angle: float = 0.3,
+) -> Curve:
+    r"""The curve of folds in two parameters through a start, both ways, and its cusps.
+
+    $$ F_{pq}(x, u) = x, \qquad \det(F_x - I) = 0 $$
+
+    (for a field F = 0, det F_x = 0), the second as the scalar of a bordered system. It is followed by pseudo-arclength,
+    through cusps without special care; lengths are measured as in `trace`. A cusp is where the quadratic coefficient
+    $\tfrac12 \langle w, B(v,v) \rangle$, v and w the null vectors, changes sign; there it is solved for. Two cusps
+    within one step go unseen.
+
+    The start is first corrected at q0 by Newton's method; if that fails, at p0; then with both parameters free.
+
+    Args:
+        family: `(p, q) -> map` or `(p, q) -> field`, p and q scalars.
+        x0: Near a fold, as an "LP" event of `trace` is.
+        p0: Where the fold is.
+        q0: Where the fold is.
+        p_span: (least, largest) p; the curve is followed to these, exactly.
+        q_span: (least, largest) q.
+        u: The input, held constant.
+        time: "discrete" for maps, "continuous" for fields.
+        max_points: The most points of the curve, half of them on each side of the start.
+        max_events: The most special points.
+        first_step: Length of the first step.
+        max_step: The longest step; it may grow a little far from the start.
+        max_angle: The most that the tangent may turn in a step, in radians.
+
+    Returns:
+        The curve. In a caller's `jit` or `vmap`, padded with NaN.
+
+    Raises:
+        ValueError: x0 is not a finite float array (n,), a parameter is not a finite scalar or outside its span, an
+            empty span, an unknown time, a count or step that is not positive, or a map that changes the shape.
+
+    Example:
+        >>> from rnn_dynamics.models import DoyaNeuron
+        >>> family = lambda b, w: DoyaNeuron(w=w, b=b)
+        >>> curve = fold_curve(family, jnp.array([0.276]), -2.34, 5.0, p_span=(-4.0, -1.0), q_span=(3.0, 6.0))
+        >>> [(event.kind, round(event.p, 9), round(event.q, 9)) for event in curve.events]
+        [('CP', -2.0, 4.0)]
+
+    References:
+        Govaerts (2000), Numerical methods for bifurcations of dynamical equilibria, chapters 3 and 4; Kuznetsov (2004),
+        Elements of applied bifurcation theory, section 10.5.
+    """
+    _check.option("time", time, ("discrete", "continuous"))
+    options = u, max_points, max_events, (first_step, max_step, max_angle)
+    return _curve(("LP", time == "discrete"), family, x0, p0, q0, p_span, q_span, *options)
+
+
+def flip_curve(
+    family: Callable,
+    x0: Float[Array, " n"],
+    p0: Float[Array, ""] | float,
+    q0: Float[Array, ""] | float,
+    *,
+    p_span: Span,
+    q_span: Span,
+    u: PyTree = None,
+    max_points: int = 1001,
+    max_events: int = 16,
+    first_step: float = 0.01,
+    max_step: float = 0.1,
+    max_angle: float = 0.3,
+) -> Curve:
+    r"""The curve of flips of a map in two parameters, det(F_x + I) = 0; everything else is as in `fold_curve`.
+
+    A degenerate flip ("GPD") is where the cubic coefficient
+    $\tfrac16 \langle w, C(v,v,v) + 3B(v, (I-F_x)^{-1}B(v,v)) \rangle$ changes sign.
+
+    Args:
+        family: `(p, q) -> map`.
+        x0: Near a flip, as a "PD" event of `trace` is.
+        p0: Where the flip is.
+        q0: Where the flip is.
+        p_span: (least, largest) p.
+        q_span: (least, largest) q.
+        u: The input, held constant.
+        max_points: The most points of the curve.
+        max_events: The most special points.
+        first_step: Length of the first step.
+        max_step: The longest step.
+        max_angle: The most that the tangent may turn in a step, in radians.
+
+    Returns:
+        The curve.
+
+    Raises:
+        ValueError: As `fold_curve`.
+
+    Example:
+        >>> from rnn_dynamics.models import DoyaNeuron
+        >>> family = lambda b, w: DoyaNeuron(w=w, b=b)
+        >>> curve = flip_curve(family, jnp.array([0.5]), 2.1, -4.5, p_span=(0.0, 6.0), q_span=(-6.0, -3.0))
+        >>> round(float(curve.q.max()), 3)  # flips need w ≤ -4
+        -4.0
+
+    References:
+        Kuznetsov (2004), Elements of applied bifurcation theory, sections 9.5 and 10.5.
+    """
+    options = u, max_points, max_events, (first_step, max_step, max_angle)
+    return _curve(("PD", True), family, x0, p0, q0, p_span, q_span, *options)
+
+
+def neimark_sacker_curve(
+    family: Callable,
+    x0: Float[Array, " n"],
+    p0: Float[Array, ""] | float,
+    q0: Float[Array, ""] | float,
+    *,
+    p_span: Span,
+    q_span: Span,
+    u: PyTree = None,
+    max_points: int = 1001,
+    first_step: float = 0.01,
+    max_step: float = 0.1,
+    max_angle: float = 0.3,
+) -> Curve:
+    r"""The curve of Neimark-Sacker points of a map, F_x with a pair $e^{\pm i\theta}$; all else as in `fold_curve`.
+
+    On the plane of the two multipliers F_x has trace 2 cos θ and determinant 1. The curve ends where θ reaches 0 or π,
+    a 1:1 or 1:2 resonance: beyond, the two are real, and the saddle is no bifurcation.
+
+    Args:
+        family: `(p, q) -> map`, of at least two units.
+        x0: Near a Neimark-Sacker point, as an "NS" event of `trace` is.
+        p0: Where it is.
+        q0: Where it is.
+        p_span: (least, largest) p.
+        q_span: (least, largest) q.
+        u: The input, held constant.
+        max_points: The most points of the curve.
+        first_step: Length of the first step.
+        max_step: The longest step.
+        max_angle: The most that the tangent may turn in a step, in radians.
+
+    Returns:
+        The curve; it has no events.
+
+    Raises:
+        ValueError: As `fold_curve`, or a single unit.
+
+    Example:
+        >>> family = lambda r, s: lambda x, u: jnp.stack([r * x[0] * (1 - s * x[0] - (1 - s) * x[1]), x[0]])
+        >>> curve = neimark_sacker_curve(family, jnp.array([0.5, 0.5]), 2.0, 0.0, p_span=(1.0, 4.0), q_span=(-0.1, 0.2))
+        >>> bool(np.allclose((curve.p - 1) * (1 - curve.q), 1))  # the determinant there
+        True
+
+    References:
+        Kuznetsov (2004), Elements of applied bifurcation theory, section 10.5.
+    """
+    options = u, max_points, 1, (first_step, max_step, max_angle)
+    return _curve(("NS", True), family, x0, p0, q0, p_span, q_span, *options)
+
+
+def hopf_curve(
+    family: Callable,
+    x0: Float[Array, " n"],
+    p0: Float[Array, ""] | float,
+    q0: Float[Array, ""] | float,
+    *,
+    p_span: Span,
+    q_span: Span,
+    u: PyTree = None,
+    max_points: int = 1001,
+    first_step: float = 0.01,
+    max_step: float = 0.1,
+    max_angle: float = 0.3,
+) -> Curve:
+    r"""The curve of Hopf points of a field, f_x with a pair $\pm i\omega$; all else as in `fold_curve`.
+
+    On the plane of the two rates f_x has trace 0 and determinant ω². The curve ends where ω reaches 0.
+
+    Args:
+        family: `(p, q) -> field`, of at least two units.
+        x0: Near a Hopf point, as an "H" event of `trace` is.
+        p0: Where it is.
+        q0: Where it is.
+        p_span: (least, largest) p.
+        q_span: (least, largest) q.
+        u: The input, held constant.
+        max_points: The most points of the curve.
+        first_step: Length of the first step.
+        max_step: The longest step.
+        max_angle: The most that the tangent may turn in a step, in radians.
+
+    Returns:
+        The curve; it has no events.
+
+    Raises:
+        ValueError: As `fold_curve`, or a single unit.
+
+    Example:
+        >>> family = lambda p, q: lambda x, u: jnp.array([[p - q, -2.0], [2.0, p]]) @ x - x**3
+        >>> curve = hopf_curve(family, jnp.zeros(2), 0.1, 0.2, p_span=(-1.0, 1.0), q_span=(-1.0, 1.0))
+        >>> bool(np.allclose(2 * curve.p, curve.q))  # the trace vanishes
+        True
+
+    References:
+        Kuznetsov (2004), Elements of applied bifurcation theory, section 10.5.
+    """
+    options = u, max_points, 1, (first_step, max_step, max_angle)
+    return _curve(("H", False), family, x0, p0, q0, p_span, q_span, *options)

@@ -1,0 +1,200 @@
+"""Defining systems: the equations that hold at a fold, flip, Neimark-Sacker, Hopf or cusp point, and Newton's method.
+
+Row 7 of the layer table: above `linear`. Next: `curves` and `positions`, which solve them.
+
+With A = F_x - μI, a fold (μ = 1; 0 for a field) or a flip (μ = -1) is G = 0 and A singular; n + 1 equations. The
+second is the scalar g of the bordered system [A b; c' 0](v; g) = (0; 1) (Govaerts 2000, chapter 3). The borders are
+computed anew at every point, from the point alone: close to the null vectors, so that the bordered matrix is never
+singular, however far along a curve. That costs nothing in the derivative, because dg = -w' dA v whatever the borders.
+"""
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, PyTree
+
+from rnn_dynamics import jacobians
+from rnn_dynamics.continuation import linear
+
+__all__ = ["System", "borders", "eigenpair", "flip_form", "fold_form", "frames", "newton", "pair", "singular", "tol"]
+
+
+class System(NamedTuple):
+    """A family of maps or fields over its parameters, an array: `family(parameters) -> map`."""
+
+    family: Callable
+    u: PyTree
+    discrete: bool
+
+    def image(self, x: Float[Array, " n"], parameters: Float[Array, " k"]) -> Float[Array, " n"]:
+        """F(x): the next state, or the velocity."""
+        return self.family(parameters)(x, self.u)
+
+    def residual(self, x: Float[Array, " n"], parameters: Float[Array, " k"]) -> Float[Array, " n"]:
+        """G: zero at fixed points and equilibria."""
+        return self.image(x, parameters) - x if self.discrete else self.image(x, parameters)
+
+    def jacobian(self, x: Float[Array, " n"], parameters: Float[Array, " k"]) -> Float[Array, "n n"]:
+        """F_x."""
+        return jacobians.jacobian(self.family(parameters), x, self.u)
+
+    def shifted(self, x: Float[Array, " n"], parameters: Float[Array, " k"], multiplier: float):
+        """A = F_x - μI."""
+        return self.jacobian(x, parameters) - multiplier * jnp.eye(len(x), dtype=x.dtype)
+
+
+def borders(matrix: Float[Array, "n n"], count: int) -> tuple[Float[Array, "n m"], Float[Array, "n m"]]:
+    """Bases of the `count` left and right directions in which a matrix is nearly singular, from one LU factorisation.
+
+    They are exact where it is singular. The first borders are fixed and arbitrary: where they happen to be poor, the
+    solution is large, but its direction is as good.
+    """
+    size = len(matrix)
+    generic = np.random.default_rng(0).normal(size=(2, size, count)) * (3 / math.sqrt(size))
+    scale = jnp.abs(matrix).max()
+    left, right = jnp.where(scale > 0, scale, 1) * generic.astype(matrix.dtype)
+    left, right, _ = _bordered(matrix, left, right)
+    if count == 1:
+        return left / jnp.linalg.norm(left), right / jnp.linalg.norm(right)
+    return jnp.linalg.qr(left)[0], jnp.linalg.qr(right)[0]
+
+
+def frames(matrix: Float[Array, "n n"], count: int):
+    """W and V with W* M and M V as small as they get, and g: `count` square, 0 where M lacks that much rank."""
+    return _bordered(matrix, *borders(matrix, count))
+
+
+def _bordered(matrix, left, right):
+    """W, V and g of [M L; R' 0](V; g) = (0; I) and its transpose."""
+    size, count = left.shape
+    whole = jnp.block([[matrix, left], [right.T, jnp.zeros((count, count), matrix.dtype)]])
+    unit = jnp.eye(size + count, dtype=matrix.dtype)[:, size:]
+    factors = jax.scipy.linalg.lu_factor(whole, check_finite=False)
+    v = jax.scipy.linalg.lu_solve(factors, unit, check_finite=False)
+    w = jax.scipy.linalg.lu_solve(factors, unit, trans=1, check_finite=False)
+    return w[:size], v[:size], v[size:]
+
+
+def singular(system: System, multiplier: float, size: int) -> Callable:
+    """y -> (G, g) of y = (x, parameters): zero at folds (μ = 1; 0 for a field) or flips (μ = -1)."""
+
+    def function(y):
+        x, parameters = y[:size], y[size:]
+        value = system.residual(x, parameters)
+        if size == 1:
+            return jnp.append(value, system.jacobian(x, parameters)[0, 0] - multiplier)
+        matrix = jax.lax.stop_gradient(system.shifted(x, parameters, multiplier))
+        left, right, g = frames(matrix, 1)
+        image = jax.jvp(lambda x: system.image(x, parameters), (x,), (right[:, 0],))[1] - multiplier * right[:, 0]
+        slope = left[:, 0] @ image
+        # The value of g, and for its derivative that of -w' A v with w and v held.
+        return jnp.append(value, g[0, 0] - slope + jax.lax.stop_gradient(slope))
+
+    return function
+
+
+def pair(system: System, size: int) -> Callable:
+    """y -> (G, tr S - 2κ, det S - 1) of y = (x, κ, parameters): zero where two multipliers are e^{±iθ}, κ = cos θ.
+
+    For a field (G, tr S, det S - κ): the rates are ±iω, κ = ω². S is what F_x does on the plane of the two, F_x V = V S,
+    by a two-sided Rayleigh quotient. V and W, left and right null spaces of F_x² - 2κ F_x + I (Kuznetsov 2004, section
+    10.5) or F_x² + κI, are held in the derivative, which is exact where they are exact.
+    """
+
+    def function(y):
+        x, kappa, parameters = y[:size], y[size], y[size + 1 :]
+        matrix = jax.lax.stop_gradient(system.jacobian(x, parameters))
+        left = right = jnp.eye(2, dtype=y.dtype)
+        if size > 2:
+            held = jax.lax.stop_gradient(kappa)
+            identity = jnp.eye(size, dtype=y.dtype)
+            shift = identity - 2 * held * matrix if system.discrete else held * identity
+            left, right, _ = frames(matrix @ matrix + shift, 2)
+        pushed = jnp.stack(
+            [jax.jvp(lambda x: system.image(x, parameters), (x,), (v,))[1] for v in right.T], axis=1
+        )
+        (a, b), (c, d) = left.T @ right
+        (e, f), (g, h) = left.T @ pushed
+        area = a * d - b * c
+        trace, det = (d * e - b * g + a * h - c * f) / area, (e * h - f * g) / area
+        tests = [trace - 2 * kappa, det - 1] if system.discrete else [trace, det - kappa]
+        return jnp.concatenate([system.residual(x, parameters), jnp.stack(tests)])
+
+    return function
+
+
+def eigenpair(system: System, y: Float[Array, " m"], size: int, multiplier: float, left=None, right=None):
+    """Left and right null vectors of A at y and g, differentiable; with borders given, or else the best ones."""
+    matrix = system.shifted(y[:size], y[size:], multiplier)
+    if left is None or right is None:
+        left, right = borders(jax.lax.stop_gradient(matrix), 1)
+    whole = jnp.block([[matrix, left], [right.T, jnp.zeros((1, 1), matrix.dtype)]])
+    unit = jnp.zeros(size + 1, y.dtype).at[-1].set(1)
+    v, w = linear.solve(whole, unit), linear.solve(whole.T, unit)
+    return w[:-1], v[:-1], v[-1]
+
+
+def fold_form(system: System, y: Float[Array, " m"], left: Float[Array, " n"], right: Float[Array, " n"]):
+    """w' B(v, v)/2, the fold's quadratic coefficient: zero at a cusp."""
+    return left @ _second(system, y, right, right) / 2
+
+
+def flip_form(system: System, y: Float[Array, " m"], left: Float[Array, " n"], right: Float[Array, " n"]):
+    """w' (C(v, v, v) + 3 B(v, (I - F_x)⁻¹ B(v, v)))/6, the flip's cubic coefficient: zero where it is degenerate."""
+    twice = _second(system, y, right, right)
+    third = jax.jvp(lambda x: _second(system, y.at[: len(x)].set(x), right, right), (y[: len(right)],), (right,))[1]
+    answer = linear.solve(-system.shifted(y[: len(right)], y[len(right) :], 1.0), twice)
+    return left @ (third + 3 * _second(system, y, right, answer)) / 6
+
+
+def _second(system, y, v1, v2):
+    """B(v₁, v₂): the second derivative of F in two directions."""
+    x, parameters = y[: len(v1)], y[len(v1) :]
+
+    def once(x):
+        return jax.jvp(lambda x: system.image(x, parameters), (x,), (v1,))[1]
+
+    return jax.jvp(once, (x,), (v2,))[1]
+
+
+def newton(function: Callable, start: Float[Array, " m"], border: Callable | None = None):
+    """Newton's method down to the rounding floor, no step longer than the point: (y, largest residual there).
+
+    Args:
+        function: The equations: as many as unknowns, or one less.
+        start: Where to start.
+        border: If one less: Jacobian -> a row to which every step is orthogonal.
+    """
+
+    def error_of(value):
+        return jnp.where(jnp.isfinite(value).all(), jnp.abs(value).max(), jnp.inf)
+
+    def again(state):
+        y, best, least, _, count = state
+        value, jacobian = linear.derivative(function, y)
+        if border is not None:
+            row = border(jacobian)
+            jacobian, value = jnp.vstack([jacobian, row / jnp.abs(row).max()]), jnp.append(value, 0.0)
+        change = linear.solve(jacobian, -value)
+        largest = jnp.abs(change).max()
+        y = y + change * jnp.minimum(1, jnp.maximum(1, jnp.abs(y).max() / 2) / jnp.maximum(largest, 1e-30))
+        error = error_of(function(y))
+        at_floor = (least <= tol(y.dtype) * (1 + jnp.abs(best).max())) & ~(error < least / 2)
+        better = error < least
+        best, least = jnp.where(better, y, best), jnp.where(better, error, least)
+        over = at_floor | (error == 0) | ~jnp.isfinite(error) | (count >= 40)
+        return y, best, least, ~over, count + 1
+
+    error = error_of(function(start))
+    state = start, start, error, error > 0, jnp.zeros((), int)
+    _, best, least, *_ = jax.lax.while_loop(lambda state: state[3], again, state)
+    return best, least
+
+
+def tol(dtype) -> float:
+    """What the residual of a defining system may be: 7e-11 in float64, 3e-5 in float32."""
+    return float(jnp.finfo(dtype).eps) ** 0.65
