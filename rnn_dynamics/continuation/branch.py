@@ -94,7 +94,7 @@ def trace(
     u: PyTree = None,
     time: Literal["discrete", "continuous"] = "discrete",
     max_points: int = 1001,
-    max_events: int = 64,
+    max_events: int = 128,
     first_step: float = 0.01,
     max_step: float = 0.1,
     max_angle: float = 0.3,

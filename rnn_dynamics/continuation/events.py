@@ -91,117 +91,127 @@ def signatures(problem: Problem, tangent, orientation, values) -> Signature:
 
 
 def locate(problem: Problem, path: arclength.Path, values, max_events: int) -> Located:
-    """The special points between the points of a path, whose multipliers are `values`."""
-    rows = jnp.arange(len(path.y) - 1)
+    """The special points between the points of a path, whose multipliers are `values`.
+
+    Between two points at which something differs, Newton's method starts from the middle of the bracket. What it finds
+    counts if it lies in the bracket and accounts for all that differs between the lower end and a point just beyond;
+    else the bracket is halved, by what differs at its middle. A difference that stays in ever shorter brackets while
+    Newton's method finds nothing is a jump of the Jacobian, a border collision.
+    """
     signature = signatures(problem, path.tangent, path.orientation, values)
     signature = signature._replace(side=_carry_on(signature.side))
-    earlier, later = (jax.tree.map(lambda field, at=at: field[at], signature) for at in (rows, rows + 1))
-    inside = rows < path.number - 1
+    points = _Point(path.y, path.tangent, values, signature)
+    inside = jnp.arange(len(path.y) - 1) < path.number - 1
     kinks = path.kink[:-1] & inside
+    earlier, later = (jax.tree.map(lambda field, cut=cut: field[cut], signature) for cut in (slice(-1), slice(1, None)))
     candidates = inside & (kinks | _differ(earlier, later))
-    places = jnp.nonzero(candidates, size=max_events, fill_value=len(rows) - 1)[0]
-    number = jnp.minimum(candidates.sum(), max_events)
+    places = jnp.nonzero(candidates, size=max_events, fill_value=len(inside) - 1)[0]
+    last = jnp.minimum(candidates.sum(), max_events)
+
+    def point(row):
+        return jax.tree.map(lambda field: field[row], points)
+
+    def enter(which):
+        place = places[jnp.minimum(which, max_events - 1)]
+        return _Search(which, jnp.zeros((), int), point(place), point(place + 1), jnp.asarray(False))
 
     def advance(state):
-        which, tries, point, count, found = state
-        place = places[which]
-        end = _Point(path.y[place + 1], path.tangent[place + 1], jax.tree.map(lambda f: f[place + 1], signature))
-        corner = path.y[place + (place >= path.start)]  # the row farther from the start is on the corner
-        kind, y, residual, converged, after, more = jax.lax.cond(
-            kinks[place], lambda: _kink(problem, corner, end), lambda: _first(problem, point, end)
-        )
-        row = jnp.where(kind >= 0, count, max_events)
-        found = found._replace(
-            kind=found.kind.at[row].set(kind),
-            y=found.y.at[row].set(y),
-            residual=found.residual.at[row].set(residual),
-            converged=found.converged.at[row].set(converged),
-        )
-        count = count + (kind >= 0)
-        more &= tries + 1 < PER_INTERVAL
-        which = jnp.where(more, which, which + 1)
-        fresh = places[jnp.minimum(which, max_events - 1)]
-        begin = _Point(path.y[fresh], path.tangent[fresh], jax.tree.map(lambda f: f[fresh], signature))
-        point = _choose(more, after, begin)
-        return which, jnp.where(more, tries + 1, 0), point, count, found
+        search, count, rows = state
+        place = places[search.which]
+        end = point(place + 1)
+        length = _norm(problem, end.y - path.y[place])
+        kink = kinks[place]
+        corner = path.y[place + (place >= path.start)]  # the row farther from the start lies on the corner
+        found, over, more, search = _narrow(problem, search, end, length)
+        y = jnp.where(kink, corner, found.y)
+        residual = jnp.where(found.sure & ~kink, found.residual, jnp.abs(problem.residual(y)).max())
+        kind = jnp.where(kink, BC, found.kind)
+        sure = jnp.where(kink | (kind == BC), residual <= _tol(y.dtype), found.sure)
+        over, more = over | kink, more & ~kink
+        row = jnp.concatenate([y, jnp.stack([kind.astype(y.dtype), residual, sure.astype(y.dtype)])])
+        rows = jax.lax.dynamic_update_slice(rows, row[None], (jnp.where(over, count, max_events), 0))
+        tries = search.tries + over
+        again = _Search(search.which, tries, search.high, end, jnp.asarray(False))
+        onward = _choose(more & (tries < PER_INTERVAL), again, enter(search.which + 1))
+        return _choose(over, onward, search), count + over, rows
 
-    first = places[0]
-    begin = _Point(path.y[first], path.tangent[first], jax.tree.map(lambda f: f[first], signature))
-    blank = jnp.full((max_events + 1, path.y.shape[1]), jnp.nan, path.y.dtype)
-    none = jnp.full(max_events + 1, -1)
-    nowhere = Located(none, blank, blank[:, 0], none >= 0, jnp.zeros((), int), candidates.sum() <= max_events)
-    state = jnp.zeros((), int), jnp.zeros((), int), begin, jnp.zeros((), int), nowhere
-    state = jax.lax.while_loop(lambda s: (s[0] < number) & (s[3] < max_events), advance, state)
-    *_, count, found = state
-    complete = found.complete & (state[0] >= number)
-    return Located(found.kind[:-1], found.y[:-1], found.residual[:-1], found.converged[:-1], count, complete)
+    blank = jnp.full((max_events + 1, path.y.shape[1] + 3), jnp.nan, path.y.dtype)
+    state = enter(jnp.zeros((), int)), jnp.zeros((), int), blank
+    search, count, rows = jax.lax.while_loop(lambda s: (s[0].which < last) & (s[1] < max_events), advance, state)
+    rows = rows[:-1]
+    known = jnp.arange(max_events) < count
+    rows = jnp.where(known[:, None], rows, jnp.nan)
+    kind = jnp.where(known, rows[:, -3], -1).astype(int)
+    complete = (candidates.sum() <= max_events) & (search.which >= last)
+    return Located(kind, rows[:, :-3], rows[:, -2], rows[:, -1] == 1, count, complete)
 
 
 class _Point(NamedTuple):
     y: Array
     tangent: Array
+    values: Array
     signature: Signature
 
 
-def _kink(problem, y, end):
-    """A jump of the Jacobian that the path has met, and located."""
-    residual = jnp.abs(problem.residual(y)).max()
-    return jnp.asarray(BC), y, residual, residual <= _tol(y.dtype), end, jnp.asarray(False)
+class _Search(NamedTuple):
+    """A bracket between two neighbouring points: the `which`-th candidate, of which `tries` events are known."""
+
+    which: Array
+    tries: Array
+    low: _Point
+    high: _Point
+    halve: Array
 
 
-def _first(problem, begin, end):
-    """The first special point between two points of a branch, and the point just beyond it.
+class _Guess(NamedTuple):
+    kind: Array
+    y: Array
+    residual: Array
+    sure: Array
 
-    Newton's method from the middle of a bracket in which one thing changes; where it does not converge to a point of
-    the bracket, the bracket is halved, by what has changed at its middle. A change that stays in ever shorter brackets
-    while Newton's method finds nothing is a jump of the Jacobian: a border collision.
-    """
-    length = _norm(problem, end.y - begin.y)
-    shortest = 50 * float(jnp.finfo(end.y.dtype).eps)
 
-    def again(state):
-        low, high, *_, halve, _ = state
-        kind = _kind(low.signature, high.signature)
-        y, residual, converged = _newton(problem, kind, low, high)
-        chord = high.y - low.y
-        width = _norm(problem, chord)
-        along = jnp.sum(problem.weights * chord * (y - low.y)) / width**2
-        aside = _norm(problem, y - low.y - along * chord)
-        found = converged & (along >= -0.05) & (along <= 1.05) & (aside <= width) & (kind >= 0) & ~halve
+def _narrow(problem, search, end, length):
+    """One round of the search: (what it holds to be there, whether it is over, whether more may follow, what next)."""
+    _, _, low, high, halve = search
+    shortest, tiny = 50 * float(jnp.finfo(end.y.dtype).eps), float(jnp.finfo(end.y.dtype).tiny)
+    kind = _kind(low.signature, high.signature)
+    y, residual, converged = _newton(problem, kind, low, high)
+    chord = high.y - low.y
+    width = _norm(problem, chord)
+    along = jnp.sum(problem.weights * chord * (y - low.y)) / width**2
+    aside = _norm(problem, y - low.y - along * chord)
+    found = converged & (along >= -1e-3) & (along <= 1 + 1e-3) & (aside <= width) & (kind >= 0) & ~halve
 
-        # The next point to look at: half way, or just beyond what was found, where the rest of the interval begins.
-        rest = end.y - y
-        stride = jnp.minimum(1e-3 * length, width / 10)
-        onward = y + stride * rest / jnp.maximum(_norm(problem, rest), tiny)
-        across = problem.weights * jnp.where(found, rest, chord)
-        border = across / jnp.maximum(jnp.abs(across).max(), tiny)
-        guess = jnp.where(found, onward, (low.y + high.y) / 2)
-        middle, ok = _point_near(problem, guess, border, low)
-        room = ok & (_norm(problem, rest) > 2 * stride)
-        # What was found must be all that lies before the point beyond it, unless they are too near to be told apart.
-        whole = (_kind(low.signature, middle.signature) == kind) | ~room | (width <= 1e-5 * length)
-        done = found & whole
-        left = _differ(low.signature, middle.signature)
-        stuck = ~found & (~ok | (width <= shortest * (1 + _norm(problem, low.y))))
-        new_low = _choose(left | found | stuck, low, middle)
-        new_high = _choose(done | (left & ~found & ~stuck), middle, high)
-        return new_low, new_high, kind, y, residual, done, room, found & ~whole, done | stuck
+    # The next point to look at: half way, or just beyond what was found, where the rest of the interval begins.
+    rest = end.y - y
+    stride = jnp.minimum(1e-3 * length, width / 10)
+    onward = y + stride * rest / jnp.maximum(_norm(problem, rest), tiny)
+    across = problem.weights * jnp.where(found, rest, chord)
+    border = across / jnp.maximum(jnp.abs(across).max(), tiny)
+    guess = jnp.where(found, onward, (low.y + high.y) / 2)
+    middle, ok = _point_near(problem, guess, border, low)
+    room = ok & (_norm(problem, rest) > 2 * stride)
+    # What was found must be all that lies before the point beyond it, unless they are too near to be told apart.
+    beyond = _choose(room, middle, end).signature
+    whole = (_kind(low.signature, beyond) == kind) | (width <= 1e-5 * length)
+    done = found & whole
+    left = _differ(low.signature, middle.signature)
+    stuck = ~found & (~ok | (width <= shortest * (1 + _norm(problem, low.y))))
+    new_low = _choose(left | found | stuck, low, middle)
+    new_high = _choose(done | (left & ~found & ~stuck), middle, high)
 
-    no = jnp.asarray(False)
-    tiny = float(jnp.finfo(end.y.dtype).tiny)
-    nothing = jnp.asarray(-1), begin.y, jnp.asarray(jnp.inf, end.y.dtype), no, no, no, no
-    state = jax.lax.while_loop(lambda state: ~state[-1], again, (begin, end, *nothing))
-    low, high, kind, y, residual, done, room, *_ = state
-
-    a, b = jax.vmap(problem.jacobian)(jnp.stack([low.y, high.y]))
-    jumps = jnp.abs(a - b).max() > 1e-6 * jnp.maximum(jnp.abs(a).max(), jnp.abs(b).max())
-    short = _norm(problem, high.y - low.y) <= 1e-6 * (1 + _norm(problem, low.y))
-    border = ~done & jumps & short
-    y = jnp.where(done, y, (low.y + high.y) / 2)
+    short = width <= 1e-6 * (1 + _norm(problem, low.y))
+    border = stuck & short & _jumps(low.values, high.values)
     kind = jnp.where(border, BC, jnp.where(kind >= 0, kind, _likeliest(low.signature, high.signature)))
-    residual = jnp.where(done, residual, jnp.abs(problem.residual(y)).max())
-    sure = done | (border & (residual <= _tol(y.dtype)))
-    return kind, y, residual, sure, high, (room | ~done) & _differ(high.signature, end.signature)
+    guess = _Guess(kind, jnp.where(done, y, (low.y + high.y) / 2), residual, done)
+    more = (room | stuck) & _differ(new_high.signature, end.signature)
+    return guess, done | stuck, more, _Search(search.which, search.tries, new_low, new_high, found & ~whole)
+
+
+def _jumps(a, b):
+    """Whether two sets of multipliers, in whatever order, are not close: by their first two power sums."""
+    size = 1 + jnp.maximum(jnp.abs(a).max(), jnp.abs(b).max())
+    return (jnp.abs(a.sum() - b.sum()) > 1e-6 * size) | (jnp.abs((a**2).sum() - (b**2).sum()) > 1e-6 * size**2)
 
 
 def _choose(which, a, b):
@@ -212,9 +222,10 @@ def _point_near(problem, guess, border, low):
     """The point of the branch on a plane through the guess, and whether it was found."""
     y, converged, _ = arclength.correct(problem.residual, guess, border, problem.weights)
     tangent, orientation = arclength.tangent_at(problem.residual, y, low.tangent, problem.weights)
-    signature = signatures(problem, tangent, orientation, eigenvalues(problem.jacobian(y)))
+    values = eigenvalues(problem.jacobian(y))
+    signature = signatures(problem, tangent, orientation, values)
     side = jnp.where(signature.side == 0, low.signature.side, signature.side)
-    return _Point(y, tangent, signature._replace(side=side)), converged & jnp.isfinite(tangent).all()
+    return _Point(y, tangent, values, signature._replace(side=side)), converged & jnp.isfinite(tangent).all()
 
 
 def _differ(a, b):
@@ -242,128 +253,99 @@ def _likeliest(a, b):
 
 
 def _newton(problem, kind, low, high):
-    """A special point of this kind from the middle of a bracket: (y, residual with the test function, converged)."""
-    share = low.tangent[-1] / (low.tangent[-1] - high.tangent[-1])
-    share = jnp.where((kind == LP) & (share > 0) & (share < 1), share, 0.5)
-    guess = low.y + share * (high.y - low.y)
-    multiplier = jnp.where(kind == PD, -1, 1 if problem.discrete else 0).astype(guess.dtype)
-    branches = [lambda: _real(problem, guess, multiplier), lambda: _branch_point(problem, guess)]
-    if len(guess) > 2:
-        branches.append(lambda: _pair(problem, guess, high.y))
-    return jax.lax.switch(jnp.select([kind == BP, kind == NS], [1, 2], 0), branches)
+    """A special point of this kind from the middle of a bracket: (y, residual with the test functions, converged).
 
+    With M = [F_x - μ, b; c* 0], M (v; g) = (0; 1) and M* (w; ·) = (0; 1), the scalar g vanishes exactly where μ is an
+    eigenvalue, and its derivative is -w* (F_x - μ)' v: no derivative of a linear solver is needed. The unknowns are y
+    and one more number s:
 
-def _real(problem, guess, multiplier):
-    """A fold or a flip: G = 0 and F_x - μI singular, as a bordered scalar (Govaerts 2000, chapter 3)."""
-    size = len(guess) - 1
-    identity = jnp.eye(size, dtype=guess.dtype)
-    if size == 1:
+    - LP and PD, μ = 1 and -1 (a field's fold: 0): G = 0, g = 0, s = 0;
+    - NS and H, μ = e^{is} and is: G = 0, Re g = Im g = 0;
+    - BP: G + s b = 0, g = 0 and w* G_p = 0, which with μ = 1 make [G_x G_p] lose rank; there s = 0. Without s the
+      system would be singular itself (Moore 1980).
 
-        def system(y):
-            return jnp.append(problem.residual(y), problem.jacobian(y) - multiplier)
+    The bordering vectors b and c follow w and v, so M stays regular; in the first rounds they alone move, which is
+    inverse iteration.
 
-        return _polish(system, guess, problem.weights, lambda y: jnp.abs(system(y)).max())
-    left, right = linear.null_vectors(problem.jacobian(guess) - multiplier * identity)
-
-    def system(y):
-        matrix = problem.jacobian(y) - multiplier * identity
-        return jnp.append(problem.residual(y), _bordered(matrix, left, right))
-
-    return _polish(system, guess, problem.weights, lambda y: jnp.abs(system(y)).max())
-
-
-def _pair(problem, guess, where):
-    """A complex pair on the unit circle, e^{±iθ}, or on the imaginary axis, ±iω: unknowns y and θ or ω."""
-    size = len(guess) - 1
-    values = eigenvalues(problem.jacobian(where))
-    excess = jnp.abs(jnp.abs(values) - 1) if problem.discrete else jnp.abs(values.real)
-    chosen = values[jnp.argmin(jnp.where(values.imag > 0, excess, jnp.inf))]
-    phase = jnp.angle(chosen) if problem.discrete else chosen.imag
-
-    def shifted(y, phase):
-        value = jnp.exp(1j * phase) if problem.discrete else 1j * phase
-        return problem.jacobian(y) - value * jnp.eye(size, dtype=guess.dtype)
-
-    left, right = linear.null_vectors(shifted(guess, phase))
-
-    def system(z):
-        test = _bordered(shifted(z[:-1], z[-1]), left, right)
-        return jnp.concatenate([problem.residual(z[:-1]), jnp.stack([test.real, test.imag])])
-
-    weights = jnp.append(problem.weights, 1.0)
-    z, residual, converged = _polish(system, jnp.append(guess, phase), weights, lambda z: jnp.abs(system(z)).max())
-    truly = (jnp.abs(jnp.sin(z[-1])) if problem.discrete else jnp.abs(z[-1])) > math.sqrt(_tol(guess.dtype))
-    return z[:-1], residual, converged & truly
-
-
-def _branch_point(problem, guess):
-    """A simple branch point: A = [G_x G_p] loses rank. There G = 0 is not regular; G + βw = 0 is, with β → 0.
-
-    The two conditions on the rank are the bordered ones for a left null vector of A (Govaerts 2000, chapter 8, for the
-    minimally extended form of Moore's 1980 system).
+    References:
+        Govaerts (2000), Numerical methods for bifurcations of dynamical equilibria, chapters 3, 4 and 8; Kuznetsov
+        (2004), section 10.2.
     """
-    size = len(guess) - 1
-    jacobian = linear.derivative(problem.residual, guess)[1]
-    if size == 1:  # both derivatives of the one equation vanish, and it holds of itself
-
-        def slope(y):
-            return linear.derivative(problem.residual, y)[1][0]
-
-        def largest(y):
-            return jnp.maximum(jnp.abs(slope(y)).max(), jnp.abs(problem.residual(y)).max())
-
-        return _polish(slope, guess, problem.weights, largest)
-    left, _, right = jnp.linalg.svd(jacobian)
-    left, second = left[:, -1], right[-2:]
-
-    def system(z):
-        y, slack = z[:-1], z[-1]
-        value, matrix = linear.derivative(problem.residual, y)
-        top = jnp.hstack([matrix.T, second.T])
-        whole = jnp.vstack([top, jnp.append(left, jnp.zeros(2, left.dtype))])
-        tests = linear.solve(whole, jnp.zeros(size + 2, left.dtype).at[-1].set(1))[-2:]
-        return jnp.concatenate([value + slack * left, tests])
-
+    size, dtype = len(low.y) - 1, low.y.dtype
+    turning, complex_pair, crossing = kind == LP, kind == NS, kind == BP
+    share = low.tangent[-1] / (low.tangent[-1] - high.tangent[-1])
+    share = jnp.where(turning & (share > 0) & (share < 1), share, 0.5)
+    excess = jnp.abs(jnp.abs(high.values) - 1) if problem.discrete else jnp.abs(high.values.real)
+    critical = high.values[jnp.argmin(jnp.where(high.values.imag > 0, excess, jnp.inf))]
+    phase = jnp.angle(critical) if problem.discrete else critical.imag
+    real = jnp.where(kind == PD, -1.0, 1.0) if problem.discrete else 0.0
+    guess = jnp.append(low.y + share * (high.y - low.y), jnp.where(complex_pair, phase, 0.0))
     weights = jnp.append(problem.weights, 1.0)
+    last = jnp.zeros(size + 1, critical.dtype).at[-1].set(1)
+    at_p = jnp.zeros(size + 1, dtype).at[-1].set(1)
 
-    def defect(z):
-        return jnp.maximum(jnp.abs(system(z)).max(), jnp.abs(problem.residual(z[:-1])).max())
-
-    z, residual, converged = _polish(system, jnp.append(guess, 0.0), weights, defect)
-    return z[:-1], residual, converged
-
-
-def _bordered(matrix, left, right):
-    """The scalar g of [M b; c* 0] (v; g) = (0; 1): zero exactly where M is singular (Govaerts 2000, chapter 3)."""
-    size = len(matrix)
-    whole = jnp.block([[matrix, left[:, None]], [right.conj()[None], jnp.zeros((1, 1), matrix.dtype)]])
-    return linear.solve(whole, jnp.zeros(size + 1, whole.dtype).at[-1].set(1))[-1]
-
-
-def _polish(system, start, weights, defect):
-    """Newton's method down to the rounding floor: it stops where the corrections no longer shrink."""
+    def pushed(y, direction):
+        return jax.jvp(problem.residual, (y,), (direction,))[1]
 
     def again(state):
-        z, best, least, last, _, count = state
-        value, jacobian = linear.derivative(system, z)
-        change = linear.solve(jacobian, -value)
-        size = jnp.sqrt(jnp.sum(weights * change**2))
-        z = z + change
-        error = defect(z)
+        z, best, least, old, b, c, count, _ = state
+        y, s = z[:-1], z[-1]
+        value = jnp.exp(1j * s) if problem.discrete else 1j * s
+        value, turn = jnp.where(complex_pair, value, real), (1j * value if problem.discrete else 1j)
+        matrix = problem.jacobian(y) - value * jnp.eye(size, dtype=dtype)
+        whole = jnp.block([[matrix, b[:, None]], [c.conj()[None], jnp.zeros((1, 1), matrix.dtype)]])
+        slope = pushed(y, at_p)
+        right, moved = linear.solve_many(whole, [last, jnp.append(-slope, 0.0).astype(last.dtype)])
+        (left,) = linear.solve_many(whole.conj().T, [last])
+        v, g, w, x_p = right[:-1], right[-1], left[:-1], moved[:-1]
+        first = jnp.append(v.real, 0.0)
+        second = jnp.where(crossing, jnp.append(x_p.real, 1.0), jnp.append(v.imag, 0.0))
+
+        def linearised(y):
+            return jnp.stack([problem.residual(y), pushed(y, first), pushed(y, second)])
+
+        (defect, _, _), (top, along_first, along_second) = linear.derivative(linearised, y)
+        rows = -(w.conj() @ (along_first + 1j * along_second))
+        across = jnp.where(complex_pair, turn * jnp.vdot(w, v), 0.0)
+        tests = jnp.stack([g.real, jnp.where(crossing, -(w.real @ slope), jnp.where(complex_pair, g.imag, 0.0))])
+        both = complex_pair | crossing
+        third = jnp.where(both, jnp.append(rows.imag, across.imag), jnp.append(0 * rows.imag, 1.0))
+        system = jnp.vstack(
+            [
+                jnp.hstack([top, jnp.where(crossing, b.real, 0.0)[:, None]]),
+                jnp.append(rows.real, across.real),
+                third,
+            ]
+        )
+        error = jnp.maximum(jnp.abs(defect).max(), jnp.abs(tests).max())
+        error = jnp.where(jnp.isfinite(error) & (count >= warm), error, jnp.inf)
         better = error < least
         best, least = jnp.where(better, z, best), jnp.where(better, error, least)
-        goes_on = jnp.isfinite(size) & (size > 0) & ((size < last) | (count < 3)) & (count < 20)
-        return z, best, least, size, goes_on, count + 1
+        rest = jnp.append(defect + jnp.where(crossing, s * b.real, 0.0), tests)
+        rest = jnp.where(jnp.arange(size + 2) == size + 1, jnp.where(both, rest[-1], s), rest)
+        change = jnp.where(count >= warm, linear.solve(system, -rest), 0.0)
+        move = jnp.sqrt(jnp.sum(weights * change**2))
+        goes_on = (count < warm) | (jnp.isfinite(move) & (move > 0) & ((move < old) | (count < warm + 3)))
+        old = jnp.where(count >= warm, move, old)
+        b, c = w / jnp.linalg.norm(w), v / jnp.linalg.norm(v)
+        return z + change, best, least, old, b, c, count + 1, goes_on & (count < 25)
 
-    huge = jnp.asarray(jnp.inf, start.dtype)
-    state = start, start, huge, huge, jnp.asarray(True), jnp.zeros((), int)
-    _, best, least, *_ = jax.lax.while_loop(lambda state: state[4], again, state)
-    return best, least, least <= _tol(start.dtype) * jnp.minimum(1e3, 1 + jnp.abs(best).max())
+    warm = 0 if size == 1 else 2
+    start = jnp.cos(1.0 + jnp.arange(size)).astype(last.dtype)  # no special direction
+    start = start / jnp.linalg.norm(start)
+    huge = jnp.asarray(jnp.inf, dtype)
+    state = guess, guess, huge, huge, start, start, jnp.zeros((), int), jnp.asarray(True)
+    _, best, least, *_ = jax.lax.while_loop(lambda state: state[-1], again, state)
+    # A double real multiplier solves the equations of a pair too.
+    angle = jnp.abs(jnp.sin(best[-1])) if problem.discrete else jnp.abs(best[-1])
+    truly = ~complex_pair | (angle > math.sqrt(_tol(dtype)))
+    small = least <= _tol(dtype) * jnp.minimum(1e3, 1 + jnp.abs(best[:-1]).max())
+    return best[:-1], least, small & truly
 
 
 def _carry_on(sides):
-    """Each sign, or where it is 0 the one before it."""
-    return jax.lax.associative_scan(lambda a, b: jnp.where(b == 0, a, b), sides)
+    """Each sign, or where it is 0 the one before it: a point exactly on a fold belongs to the side it came from."""
+    return jnp.where(sides == 0, jnp.roll(sides, 1).at[0].set(0), sides)
 
 
 def _norm(problem, y):

@@ -9,10 +9,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Inexact
 
-__all__ = ["derivative", "null_vectors", "solve", "solve_with_sign"]
+__all__ = ["derivative", "null_vectors", "solve", "solve_many", "solve_with_sign"]
 
 
-def derivative(function, y: Float[Array, " m"]) -> tuple[Float[Array, " k"], Float[Array, "k m"]]:
+def derivative(function, y: Float[Array, " m"]) -> tuple[Float[Array, "*k"], Float[Array, "*k m"]]:
     """The value of a function and its Jacobian, in forward mode, all columns at once."""
 
     def twice(y):
@@ -44,6 +44,13 @@ def solve_with_sign(matrix: Inexact[Array, "m m"], right: Inexact[Array, " m"]) 
 def solve(matrix: Inexact[Array, "m m"], right: Inexact[Array, " m"]) -> Inexact[Array, " m"]:
     """M⁻¹ r; a singular M gives something that is not finite."""
     return solve_with_sign(matrix, right)[0] if len(matrix) <= 3 else jnp.linalg.solve(matrix, right)
+
+
+def solve_many(matrix: Inexact[Array, "m m"], rights: list[Array]) -> list[Array]:
+    """M⁻¹ r for several r, with one factorisation."""
+    if len(matrix) <= 3:
+        return [solve(matrix, right) for right in rights]
+    return list(jnp.linalg.solve(matrix, jnp.stack(rights, axis=1)).T)
 
 
 def null_vectors(matrix: Inexact[Array, "k m"]) -> tuple[Inexact[Array, " k"], Inexact[Array, " m"]]:
