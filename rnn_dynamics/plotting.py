@@ -173,7 +173,7 @@ def draw_folds(ax: Axes, folds, *, names: bool = True) -> None:
             )
 
 
-def draw_events(ax: Axes, kinds, p, x) -> None:
+def draw_events(ax: Axes, kinds, p, x, *, size: float = 4.5) -> None:
     """Special points of branches, a marker and a legend entry for each kind.
 
     Args:
@@ -181,6 +181,7 @@ def draw_events(ax: Axes, kinds, p, x) -> None:
         kinds: "LP", "PD", "NS", "H", "BP", "BC" or "CP", shape (e,).
         p: Parameters, shape (e,).
         x: One component of the states, shape (e,).
+        size: Of the markers, in points.
 
     Raises:
         ValueError: an unknown kind.
@@ -197,7 +198,7 @@ def draw_events(ax: Axes, kinds, p, x) -> None:
                 color=COLOURS.get(name, COLOURS["fold"]),
                 markeredgecolor="black",
                 markeredgewidth=0.5,
-                markersize=4.5,
+                markersize=size,
                 zorder=5,
                 label=name,
             )

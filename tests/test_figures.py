@@ -499,6 +499,45 @@ def test_pasemann_diagram_chaos_lies_inside_the_cascades():
     assert data["exponent"].max() > 0.3
 
 
+# fig_network_branches
+
+
+def test_network_branches_every_special_point_solves_its_defining_equations():
+    data = arrays("network_branches")
+    assert {"LP", "PD", "NS"} == set(data["kinds"])
+    for kind, p, x in zip(data["kinds"], data["event_p"], data["event_x"], strict=True):
+        # computed anew with NumPy: 50 terms below 2 in each component
+        np.testing.assert_allclose(data["w"] @ np.tanh(x) + p * data["direction"], x, rtol=0, atol=1e-13)
+        values = np.linalg.eigvals(data["w"] * (1 - np.tanh(x) ** 2))
+        on_circle = {"LP": [1], "PD": [-1], "NS": np.exp(1j * np.angle(values))}[str(kind)]
+        gaps = np.abs(values - on_circle)
+        critical = values[gaps.argmin()]
+        # an eigenvalue of condition up to 1e3 is known to 1e3 ε ‖J‖
+        assert gaps.min() < 1e-9
+        assert (abs(critical.imag) > 1e-6) == (kind == "NS")
+
+
+def test_network_branches_are_as_symmetric_as_the_network():
+    data = arrays("network_branches")
+    events = [
+        (kind, *row)
+        for kind, row in zip(data["kinds"], np.column_stack([data["event_p"], data["event_x"]]), strict=True)
+    ]
+    for kind, *row in events:
+        mirrored = -np.array(row)
+        assert any(kind == other and np.abs(mirrored - rest).max() < 1e-8 for other, *rest in events)
+
+
+def test_network_branches_change_stability_at_special_points_alone():
+    data = arrays("network_branches")
+    for number in range(int(data["num_branches"])):
+        leading, stable = data[f"leading_{number}"], data[f"stable_{number}"]
+        special = np.abs(leading - 1) < 1e-9
+        np.testing.assert_array_equal(stable[~special], leading[~special] < 1)
+        changes = np.flatnonzero(np.diff(stable))
+        assert (special[changes] | special[changes + 1]).all()
+
+
 # fig_pasemann_attractor
 
 

@@ -209,7 +209,8 @@ class _Search:
     def look_at(self, p):
         """Adds the branches of all fixed points found at p; whether they are proved to be all."""
         found = self.fixed(p, 1, self.starts)
-        proof = _enumerated(self.family(p), self.u, self.time)
+        small = found.shape[1] <= _PROVABLE
+        proof = _enumerated(self.family(p), self.u, self.time) if small else None
         if proof is not None:
             found = np.concatenate([np.asarray(proof.x), found])
         for x in _distinct(found):
@@ -346,11 +347,9 @@ def _inserted(rows, at, event, multipliers):
 
 
 def _enumerated(step, u, time):
-    """What `fixed_points.enumerate` says of a network small enough to ask about; None of any other map."""
+    """What `fixed_points.enumerate` says of a network that it knows; None of any other map."""
     system = canonical(step, u)
-    if system is None or len(system.w) > _PROVABLE or system.time != time:
-        return None
-    return fixed_points.enumerate(step, u)
+    return None if system is None or system.time != time else fixed_points.enumerate(step, u)
 
 
 def _distinct(points):
