@@ -287,7 +287,7 @@ class _Search:
             if cut and flips:  # up to the flip itself
                 p, x = (rows[name][-1 if at else 0] for name in ("p", "x"))
                 nearest = min(flips, key=lambda flip: np.abs(flip.x - x).max() + abs(float(flip.p) - p))
-                rows = _inserted(rows, at, nearest, np.asarray(nearest.multipliers) ** 2)
+                rows = _inserted(rows, at, nearest, np.asarray(nearest.multipliers) ** 2, self.time)
         events = self.of_period(branch, period)
         return dataclasses.replace(branch, events=events, **rows)
 
@@ -303,7 +303,7 @@ class _Search:
             gap = np.linalg.norm(before[:-1] + np.clip(part, 0, 1)[..., None] * along - points, axis=2)
             phase, segment = np.unravel_index(np.argmin(gap), gap.shape)
             event = dataclasses.replace(event, x=phases[phase])
-            rows = _inserted(rows, int(segment) + 1, event, event.multipliers)
+            rows = _inserted(rows, int(segment) + 1, event, np.asarray(event.multipliers), self.time)
         return dataclasses.replace(branch, **rows)
 
     def same(self, event, other, period):
@@ -339,9 +339,10 @@ def _rows(branch):
     return {name: getattr(branch, name) for name in ("p", "x", "multipliers", "stable", "residual")}
 
 
-def _inserted(rows, at, event, multipliers):
-    """The rows with a special point before row `at`, as stable as what follows it: there stability changes."""
-    stable = rows["stable"][min(at, len(rows["stable"]) - 1)]
+def _inserted(rows, at, event, multipliers, time):
+    """The rows with a special point before row `at`, as stable as what follows if nothing is past the border."""
+    beyond = (np.abs(multipliers) - 1 if time == "discrete" else np.real(multipliers)).max()
+    stable = bool(rows["stable"][min(at, len(rows["stable"]) - 1)]) and beyond < 1e-6
     new = float(event.p), event.x, multipliers, stable, float(event.residual)
     return {name: np.insert(rows[name], at, value, axis=0) for name, value in zip(rows, new, strict=True)}
 
