@@ -1,10 +1,10 @@
 """Curves of bifurcations in two parameters: folds, flips, Neimark-Sacker and Hopf points, with cusps located.
 
-Row 7 of the layer table: above `defining` and `arclength`. Next: `positions`, how a fold moves with all parameters.
+Row 7 of the layer table: above `codim1`, which computes them. Next: `positions`, how a fold moves with all parameters.
 """
 
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import equinox
 import jax
@@ -13,13 +13,11 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from rnn_dynamics import _check
-from rnn_dynamics._compile import jit, on_one_blas_thread, top_level
-from rnn_dynamics.continuation import arclength, defining, events, linear
+from rnn_dynamics._compile import on_one_blas_thread, top_level
+from rnn_dynamics.continuation import arclength, codim1
 from rnn_dynamics.continuation.branch import STARTS
 
 __all__ = [
-    "CURVE_ENDS",
-    "CURVE_KINDS",
     "Curve",
     "CurveEvent",
     "flip_curve",
@@ -27,12 +25,6 @@ __all__ = [
     "hopf_curve",
     "neimark_sacker_curve",
 ]
-
-CURVE_ENDS = (*arclength.ENDS, "q_span", "1:1 resonance", "1:2 resonance", "Bogdanov-Takens")
-"""Why a curve ends; the last three where the two multipliers of a Neimark-Sacker curve meet at 1 or at -1, and the
-two rates of a Hopf curve at 0."""
-CURVE_KINDS = ("CP", "GPD")
-Q_SPAN, MEET_AT_ONE, MEET_AT_MINUS_ONE, MEET_AT_ZERO = range(len(arclength.ENDS), len(CURVE_ENDS))
 
 Span = tuple[Float[Array, ""] | float, Float[Array, ""] | float]
 
@@ -42,7 +34,7 @@ class CurveEvent(equinox.Module):
 
     kind: str | Int[Array, "*e"]
     """"CP": a cusp, on a fold curve, where w'B(v,v) = 0; "GPD": a degenerate flip, on a flip curve, where the cubic
-    coefficient is 0 and the 2-cycles change sides. Inside a caller's `jit` or `vmap` its index in `CURVE_KINDS`, -1
+    coefficient is 0 and the 2-cycles change sides. Inside a caller's `jit` or `vmap` its index in `codim1.KINDS`, -1
     where there is none."""
     p: float | Float[Array, "*e"]
     q: float | Float[Array, "*e"]
@@ -54,7 +46,7 @@ class CurveEvent(equinox.Module):
 
     def __repr__(self) -> str:
         if not isinstance(self.kind, str):
-            return f"CurveEvent(indices of CURVE_KINDS, shape {jnp.shape(self.kind)})"
+            return f"CurveEvent(indices of KINDS, shape {jnp.shape(self.kind)})"
         doubt = "" if self.converged else ", not converged"
         return f"CurveEvent({self.kind} at ({self.p:.12g}, {self.q:.12g}), residual {self.residual:.1e}{doubt})"
 
@@ -76,7 +68,7 @@ class Curve(equinox.Module):
     events: tuple[CurveEvent, ...] | CurveEvent
     """In the order of the curve. Inside a caller's `jit` or `vmap` one CurveEvent of arrays."""
     ended: tuple[str, str] | Int[Array, "2"]
-    """Why the curve ends at its first and its last point: one of `CURVE_ENDS`."""
+    """Why the curve ends at its first and its last point: one of `codim1.ENDS`."""
     start: str | Int[Array, ""]
     """"converged": the start led to a bifurcation at q0; "moved": only to one at another q; "none": to none."""
     start_residual: float | Float[Array, ""]
@@ -159,7 +151,7 @@ def fold_curve(
     """
     _check.option("time", time, ("discrete", "continuous"))
     options = u, max_points, max_events, (first_step, max_step, max_angle)
-    return _curve(("LP", time == "discrete"), family, x0, p0, q0, p_span, q_span, *options)
+    return _curve(codim1.Kind("LP", time == "discrete"), family, x0, p0, q0, p_span, q_span, *options)
 
 
 def flip_curve(
@@ -206,14 +198,14 @@ def flip_curve(
         >>> from rnn_dynamics.models import DoyaNeuron
         >>> family = lambda b, w: DoyaNeuron(w=w, b=b)
         >>> curve = flip_curve(family, jnp.array([0.5]), 2.1, -4.5, p_span=(0.0, 6.0), q_span=(-6.0, -3.0))
-        >>> round(float(curve.q.max()), 3)  # flips need w ≤ -4
-        -4.0
+        >>> bool(np.allclose(curve.q * curve.x[:, 0] * (1 - curve.x[:, 0]), -1))  # w x (1 - x) = 1 - 2/ε
+        True
 
     References:
         Kuznetsov (2004), Elements of applied bifurcation theory, sections 9.5 and 10.5.
     """
     options = u, max_points, max_events, (first_step, max_step, max_angle)
-    return _curve(("PD", True), family, x0, p0, q0, p_span, q_span, *options)
+    return _curve(codim1.Kind("PD", True), family, x0, p0, q0, p_span, q_span, *options)
 
 
 def neimark_sacker_curve(
@@ -264,7 +256,7 @@ def neimark_sacker_curve(
         Kuznetsov (2004), Elements of applied bifurcation theory, section 10.5.
     """
     options = u, max_points, 1, (first_step, max_step, max_angle)
-    return _curve(("NS", True), family, x0, p0, q0, p_span, q_span, *options)
+    return _curve(codim1.Kind("NS", True), family, x0, p0, q0, p_span, q_span, *options)
 
 
 def hopf_curve(
@@ -314,4 +306,72 @@ def hopf_curve(
         Kuznetsov (2004), Elements of applied bifurcation theory, section 10.5.
     """
     options = u, max_points, 1, (first_step, max_step, max_angle)
-    return _curve(("H", False), family, x0, p0, q0, p_span, q_span, *options)
+    return _curve(codim1.Kind("H", False), family, x0, p0, q0, p_span, q_span, *options)
+
+
+def _curve(kind, family, x0, p0, q0, p_span, q_span, u, max_points, max_events, lengths):
+    x0 = _check.state("x0", x0)
+    if kind.complex and len(x0) < 2:
+        raise ValueError("x0 must have at least two units to have a complex pair; got shape (1,)")
+    p_range, q_range = _range("p", p0, p_span), _range("q", q0, q_span)
+    _check.count("max_points", max_points, least=3)
+    _check.count("max_events", max_events, least=1)
+    names = "first_step", "max_step", "max_angle"
+    lengths = arclength.Steps(*(_check.positive(*pair) for pair in zip(names, lengths, strict=True)))
+    x0 = _check.next_state(lambda x, u: family(p_range[0], q_range[0])(x, u), x0, u, name="family(p0, q0)")
+    num_each = (max_points - 1) // 2
+    arguments = family, x0, p_range, q_range, u, lengths, num_each, max_events
+    found = on_one_blas_thread(codim1.compute, kind, *arguments)
+    return _on_host(kind, found, len(x0)) if top_level() else _traced(kind, found, len(x0))
+
+
+def _range(name, start, span):
+    """(start, least, largest) of a parameter."""
+    start = _check.number(f"{name}0", start)
+    if not isinstance(span, tuple | list) or len(span) != 2:
+        raise ValueError(f"{name}_span must be a pair (least, largest); got {span!r}")
+    low, high = (_check.number(f"{name}_span", end) for end in span)
+    _check.within(f"{name}_span", high - low, "be wider than 0 from its least to its largest", lambda width: width > 0)
+    if all(_check.known(value) for value in (low, high, start)) and not float(low) <= float(start) <= float(high):
+        came = f"({float(low):g}, {float(high):g})"
+        raise ValueError(f"{name}_span must contain {name}0 = {float(start):g}; got {came}")
+    return start, low, high
+
+
+def _angle(kind, y, size):
+    if kind.name in ("LP", "PD"):
+        return y[:, 0] * 0 + (np.pi if kind.name == "PD" else 0.0)
+    kappa = y[:, size]
+    return jnp.arccos(jnp.clip(kappa, -1, 1)) if kind.discrete else jnp.sqrt(jnp.maximum(kappa, 0))
+
+
+def _traced(kind, found, size):
+    place = found.special
+    which = jnp.where(jnp.arange(len(place)) < found.num_special, ("LP", "PD", "NS", "H").index(kind.name), -1)
+    special = CurveEvent(which, place[:, -2], place[:, -1], place[:, :size], found.special_residual, found.converged)
+    y = found.y
+    return Curve(
+        *(y[:, -2], y[:, -1], y[:, :size], _angle(kind, y, size), found.residual, special),
+        *(found.ended, found.start, found.start_residual, found.complete),
+    )
+
+
+def _on_host(kind, found, size):
+    found = jax.device_get(found)
+    y = found.y[: found.number]
+    special = tuple(
+        CurveEvent(
+            "CP" if kind.name == "LP" else "GPD", float(y[-2]), float(y[-1]), y[:size], float(residual), bool(converged)
+        )
+        for y, residual, converged in list(zip(found.special, found.special_residual, found.converged, strict=True))[
+            : found.num_special
+        ]
+    )
+    return Curve(
+        *(y[:, -2], y[:, -1], y[:, :size], np.asarray(_angle(kind, y, size)), found.residual[: found.number]),
+        special,
+        (codim1.ENDS[found.ended[0]], codim1.ENDS[found.ended[1]]),
+        STARTS[found.start],
+        float(found.start_residual),
+        bool(found.complete),
+    )

@@ -20,7 +20,19 @@ from jaxtyping import Array, Float, PyTree
 from rnn_dynamics import jacobians
 from rnn_dynamics.continuation import linear
 
-__all__ = ["System", "borders", "eigenpair", "flip_form", "fold_form", "frames", "newton", "pair", "singular", "tol"]
+__all__ = [
+    "System",
+    "eigenpair",
+    "flip_form",
+    "fold_form",
+    "frames",
+    "newton",
+    "null_vectors",
+    "orthonormal",
+    "pair",
+    "singular",
+    "tol",
+]
 
 
 class System(NamedTuple):
@@ -47,36 +59,36 @@ class System(NamedTuple):
         return self.jacobian(x, parameters) - multiplier * jnp.eye(len(x), dtype=x.dtype)
 
 
-def borders(matrix: Float[Array, "n n"], count: int) -> tuple[Float[Array, "n m"], Float[Array, "n m"]]:
-    """Bases of the `count` left and right directions in which a matrix is nearly singular, from one LU factorisation.
+def frames(matrix: Float[Array, "n n"], count: int):
+    """W and V with W' M and M V as small as they get, and g: `count` square, 0 where M lacks that much rank.
 
-    They are exact where it is singular. The first borders are fixed and arbitrary: where they happen to be poor, the
-    solution is large, but its direction is as good.
+    The first borders are fixed and arbitrary. Where they happen to be poor, the solution is large, but its directions
+    are as good, and they are the second ones: exact where M is singular.
     """
     size = len(matrix)
     generic = np.random.default_rng(0).normal(size=(2, size, count)) * (3 / math.sqrt(size))
     scale = jnp.abs(matrix).max()
     left, right = jnp.where(scale > 0, scale, 1) * generic.astype(matrix.dtype)
-    left, right, _ = _bordered(matrix, left, right)
-    if count == 1:
-        return left / jnp.linalg.norm(left), right / jnp.linalg.norm(right)
-    return jnp.linalg.qr(left)[0], jnp.linalg.qr(right)[0]
+
+    def again(_, carry):
+        left, right, *_ = carry
+        whole = jnp.block([[matrix, left], [right.T, jnp.zeros((count, count), matrix.dtype)]])
+        inverse = jnp.linalg.inv(whole)
+        w, v = inverse[size:, :size].T, inverse[:size, size:]
+        return orthonormal(w), orthonormal(v), w, v, inverse[size:, size:]
+
+    start = left, right, left, right, jnp.zeros((count, count), matrix.dtype)
+    return jax.lax.fori_loop(0, 2, again, start)[2:]
 
 
-def frames(matrix: Float[Array, "n n"], count: int):
-    """W and V with W* M and M V as small as they get, and g: `count` square, 0 where M lacks that much rank."""
-    return _bordered(matrix, *borders(matrix, count))
-
-
-def _bordered(matrix, left, right):
-    """W, V and g of [M L; R' 0](V; g) = (0; I) and its transpose."""
-    size, count = left.shape
-    whole = jnp.block([[matrix, left], [right.T, jnp.zeros((count, count), matrix.dtype)]])
-    unit = jnp.eye(size + count, dtype=matrix.dtype)[:, size:]
-    factors = jax.scipy.linalg.lu_factor(whole, check_finite=False)
-    v = jax.scipy.linalg.lu_solve(factors, unit, check_finite=False)
-    w = jax.scipy.linalg.lu_solve(factors, unit, trans=1, check_finite=False)
-    return w[:size], v[:size], v[size:]
+def orthonormal(columns: Float[Array, "n m"]) -> Float[Array, "n m"]:
+    """One or two columns made orthonormal, the first in its direction."""
+    first = columns[:, :1] / jnp.linalg.norm(columns[:, 0])
+    if columns.shape[1] == 1:
+        return first
+    second = columns[:, 1:] - first * (first.T @ columns[:, 1:])
+    second = second - first * (first.T @ second)
+    return jnp.hstack([first, second / jnp.linalg.norm(second)])
 
 
 def singular(system: System, multiplier: float, size: int) -> Callable:
@@ -100,8 +112,8 @@ def singular(system: System, multiplier: float, size: int) -> Callable:
 def pair(system: System, size: int) -> Callable:
     """y -> (G, tr S - 2κ, det S - 1) of y = (x, κ, parameters): zero where two multipliers are e^{±iθ}, κ = cos θ.
 
-    For a field (G, tr S, det S - κ): the rates are ±iω, κ = ω². S is what F_x does on the plane of the two, F_x V = V S,
-    by a two-sided Rayleigh quotient. V and W, left and right null spaces of F_x² - 2κ F_x + I (Kuznetsov 2004, section
+    For a field (G, tr S, det S - κ): rates ±iω, κ = ω². S is what F_x does on the plane of the two, F_x V = V S, by a
+    two-sided Rayleigh quotient. V and W, left and right null spaces of F_x² - 2κ F_x + I (Kuznetsov 2004, section
     10.5) or F_x² + κI, are held in the derivative, which is exact where they are exact.
     """
 
@@ -114,9 +126,7 @@ def pair(system: System, size: int) -> Callable:
             identity = jnp.eye(size, dtype=y.dtype)
             shift = identity - 2 * held * matrix if system.discrete else held * identity
             left, right, _ = frames(matrix @ matrix + shift, 2)
-        pushed = jnp.stack(
-            [jax.jvp(lambda x: system.image(x, parameters), (x,), (v,))[1] for v in right.T], axis=1
-        )
+        pushed = jnp.stack([jax.jvp(lambda x: system.image(x, parameters), (x,), (v,))[1] for v in right.T], axis=1)
         (a, b), (c, d) = left.T @ right
         (e, f), (g, h) = left.T @ pushed
         area = a * d - b * c
@@ -127,15 +137,23 @@ def pair(system: System, size: int) -> Callable:
     return function
 
 
-def eigenpair(system: System, y: Float[Array, " m"], size: int, multiplier: float, left=None, right=None):
-    """Left and right null vectors of A at y and g, differentiable; with borders given, or else the best ones."""
+def eigenpair(system: System, y: Float[Array, " m"], left: Float[Array, " n"], right: Float[Array, " n"], multiplier):
+    """Left and right null vectors of A at y = (x, parameters), and g, with these borders; to be differentiated."""
+    size = len(left)
     matrix = system.shifted(y[:size], y[size:], multiplier)
-    if left is None or right is None:
-        left, right = borders(jax.lax.stop_gradient(matrix), 1)
-    whole = jnp.block([[matrix, left], [right.T, jnp.zeros((1, 1), matrix.dtype)]])
-    unit = jnp.zeros(size + 1, y.dtype).at[-1].set(1)
-    v, w = linear.solve(whole, unit), linear.solve(whole.T, unit)
-    return w[:-1], v[:-1], v[-1]
+    if size == 1:
+        return left, right, matrix[0, 0]
+    whole = jnp.block([[matrix, left[:, None]], [right[None], jnp.zeros((1, 1), matrix.dtype)]])
+    inverse = jnp.linalg.inv(whole)
+    return inverse[-1, :-1], inverse[:-1, -1], inverse[-1, -1]
+
+
+def null_vectors(system: System, y: Float[Array, " m"], size: int, multiplier: float):
+    """Unit left and right null vectors of A at y = (x, parameters), or what comes nearest."""
+    if size == 1:
+        return jnp.ones(1, y.dtype), jnp.ones(1, y.dtype)
+    left, right, _ = frames(system.shifted(y[:size], y[size:], multiplier), 1)
+    return orthonormal(left)[:, 0], orthonormal(right)[:, 0]
 
 
 def fold_form(system: System, y: Float[Array, " m"], left: Float[Array, " n"], right: Float[Array, " n"]):
@@ -170,27 +188,22 @@ def newton(function: Callable, start: Float[Array, " m"], border: Callable | Non
         border: If one less: Jacobian -> a row to which every step is orthogonal.
     """
 
-    def error_of(value):
-        return jnp.where(jnp.isfinite(value).all(), jnp.abs(value).max(), jnp.inf)
-
     def again(state):
         y, best, least, _, count = state
         value, jacobian = linear.derivative(function, y)
-        if border is not None:
-            row = border(jacobian)
-            jacobian, value = jnp.vstack([jacobian, row / jnp.abs(row).max()]), jnp.append(value, 0.0)
-        change = linear.solve(jacobian, -value)
-        largest = jnp.abs(change).max()
-        y = y + change * jnp.minimum(1, jnp.maximum(1, jnp.abs(y).max() / 2) / jnp.maximum(largest, 1e-30))
-        error = error_of(function(y))
+        error = jnp.where(jnp.isfinite(value).all(), jnp.abs(value).max(), jnp.inf)
         at_floor = (least <= tol(y.dtype) * (1 + jnp.abs(best).max())) & ~(error < least / 2)
         better = error < least
         best, least = jnp.where(better, y, best), jnp.where(better, error, least)
         over = at_floor | (error == 0) | ~jnp.isfinite(error) | (count >= 40)
-        return y, best, least, ~over, count + 1
+        if border is not None:
+            row = border(jacobian)
+            jacobian, value = jnp.vstack([jacobian, row / jnp.abs(row).max()]), jnp.append(value, 0.0)
+        change = linear.solve(jacobian, -value)
+        shorter = jnp.maximum(1, jnp.abs(y).max() / 2) / jnp.maximum(jnp.abs(change).max(), 1e-30)
+        return y + change * jnp.minimum(1, shorter), best, least, ~over, count + 1
 
-    error = error_of(function(start))
-    state = start, start, error, error > 0, jnp.zeros((), int)
+    state = start, start, jnp.asarray(jnp.inf, start.dtype), jnp.asarray(True), jnp.zeros((), int)
     _, best, least, *_ = jax.lax.while_loop(lambda state: state[3], again, state)
     return best, least
 
