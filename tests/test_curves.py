@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 import scipy.optimize
 
-from rnn_dynamics.continuation.curves import flip_curve, fold_curve, hopf_curve, neimark_sacker_curve
-from rnn_dynamics.continuation.positions import fold_position
+from rnn_dynamics.continuation import flip_curve, fold_curve, fold_position, hopf_curve, neimark_sacker_curve
 from rnn_dynamics.models import CTRNN, DoyaNeuron, PascanuRNN
 from tests import reference
 
