@@ -253,6 +253,24 @@ def test_a_degenerate_flip_is_located():
     np.testing.assert_allclose([event.p, event.q, event.x[0]], 0, atol=SOLVED)
 
 
+def meeting_family(p, q):
+    """x' = -(1 + p) x + x y + r x³, y' = (1 + q) y + x², r the input."""
+
+    def step(x, u):
+        return jnp.stack([-(1 + p) * x[0] + x[0] * x[1] + u * x[0] ** 3, (1 + q) * x[1] + x[0] ** 2])
+
+    return step
+
+
+@pytest.mark.parametrize(("cubic", "degenerate"), [(0.0, []), (1.0, [1.0])])
+def test_a_fold_met_on_a_flip_curve_is_no_degenerate_flip(cubic, degenerate):
+    # The cubic coefficient, r - 1/q, passes infinity where q = 0 and the second multiplier is 1.
+    spans = {"p_span": (-1.0, 1.0), "q_span": (-2.5, 1.5), "max_points": 401}
+    curve = flip_curve(meeting_family, jnp.array([1e-3, 1e-3]), 0.01, -0.63, u=jnp.asarray(cubic), **spans)
+    assert curve.ended == ("q_span", "q_span")
+    np.testing.assert_allclose([event.q for event in curve.events], degenerate, rtol=0, atol=SOLVED)
+
+
 @pytest.mark.parametrize("second_weight", [False, True])
 def test_pasemann_s_folds_in_two_parameters_are_scipy_s(second_weight):
     u = pasemann(second_weight)
