@@ -538,6 +538,38 @@ def test_network_branches_change_stability_at_special_points_alone():
         assert (special[changes] | special[changes + 1]).all()
 
 
+# fig_doya_plane
+
+
+def test_doya_plane_the_curves_are_the_closed_forms():
+    data = arrays("doya_plane")
+    for name, value in (("fold", 1.0), ("flip", -1.0)):
+        w, b, x = data[name].T
+        np.testing.assert_allclose(w * x * (1 - x), value, rtol=0, atol=1e-12)
+        np.testing.assert_allclose(np.log(x / (1 - x)) - w * x, b, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(data["cusps"], [[4.0, -2.0, 0.5]], rtol=0, atol=1e-10)
+    assert data["fold"][:, 0].max() == 12.0
+    assert data["flip"][:, 0].min() == -12.0
+    assert abs(data["flip"][:, 0].max() + 4) < 1e-3  # papers: flips need w ≤ -4
+
+
+def test_doya_plane_the_attractors_are_as_the_closed_forms_say():
+    data = arrays("doya_plane")
+    for i, w in enumerate(data["ws"]):
+        expected, period, edges = np.ones(len(data["bs"])), np.ones(len(data["bs"])), []
+        if abs(w) > 4:
+            x = (1 + np.array([-1, 1]) * np.sqrt(1 - 4 / abs(w))) / 2
+            edges = np.sort(np.log(x / (1 - x)) - w * x)
+            inside = (data["bs"] > edges[0]) & (data["bs"] < edges[1])
+            expected[inside], period[inside] = (2, 1) if w > 0 else (0, 2)
+        # beside a bifurcation orbits need more than the 20,000 steps they have
+        clear = np.all([np.abs(data["bs"] - edge) > 0.05 for edge in edges] or [np.ones(len(data["bs"]), bool)], axis=0)
+        clear &= np.abs(np.abs(w) - 4) > 0.05
+        np.testing.assert_array_equal(data["num_stable"][i][clear], expected[clear])
+        np.testing.assert_array_equal(data["period"][i][clear], period[clear])
+    assert data["exponent"].max() < 0.02  # never chaos: at ε = 1 the map is monotone
+
+
 # fig_pasemann_attractor
 
 
