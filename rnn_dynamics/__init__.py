@@ -15,6 +15,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "basins",
         "bifurcation",
         "bounds",
+        "continuation",
         "covariant",
         "diagnosis",
         "files",

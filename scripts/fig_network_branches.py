@@ -70,13 +70,13 @@ def draw(data: dict[str, np.ndarray]) -> Figure:
     plotting.draw_events(left, data["kinds"], data["event_p"], data["event_seen"], size=3.2)
     left.set(xlabel="strength $p$ of the bias", ylabel="state along a direction", title="every branch found", xlim=SPAN)
     circle = np.exp(1j * np.linspace(0, 2 * np.pi, 200))
-    right.plot(circle.real, circle.imag, color="black", linewidth=0.7)
+    right.plot(np.real(circle), np.imag(circle), color="black", linewidth=0.7)
     values = data["event_multipliers"]
-    right.plot(values.real.ravel(), values.imag.ravel(), ",", color=plotting.COLOURS["flow"], zorder=0)
+    right.plot(np.real(values).ravel(), np.imag(values).ravel(), ",", color=plotting.COLOURS["flow"], zorder=0)
     critical = values[np.arange(len(values)), np.abs(np.abs(values) - 1).argmin(axis=1)] if len(values) else values
     for kind in ("LP", "PD", "NS"):
         both = np.concatenate([critical[data["kinds"] == kind], critical[data["kinds"] == kind].conj()])
-        plotting.draw_events(right, [kind] * len(both), both.real, both.imag, size=3.2)
+        plotting.draw_events(right, [kind] * len(both), np.real(both), np.imag(both), size=3.2)
     right.set(xlabel=r"$\mathrm{Re}\,\lambda$", ylabel=r"$\mathrm{Im}\,\lambda$", title="multipliers there")
     right.set(xlim=(-1.7, 1.7), ylim=(-1.7, 1.7), aspect="equal")
     figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=5)

@@ -245,7 +245,7 @@ class _Search:
 
     def of_period(self, branch, period):
         """Those of a branch's special points that are not where its cycles shrink to ones of half the period."""
-        events = _events(branch)
+        events = branch.events
         if period == 1 or not events:
             return events
         ps, xs = np.array([float(event.p) for event in events]), np.stack([np.asarray(event.x) for event in events])
@@ -253,11 +253,11 @@ class _Search:
         return tuple(itertools.compress(events, apart))
 
     def result(self, values, proved):
-        flips = [event for branch, _ in self.found for event in _events(branch) if event.kind == "PD"]
+        flips = [event for branch, _ in self.found for event in branch.events if event.kind == "PD"]
         pieces = [(branch if q == 1 else self.one_phase(branch, q, flips), q) for branch, q in self.found]
         pieces = [(self.with_events(piece, q), q) for piece, q in pieces]
         events: list[tuple[Event, int]] = []
-        for event, q in ((event, q) for piece, q in pieces for event in _events(piece)):
+        for event, q in ((event, q) for piece, q in pieces for event in piece.events):
             if not any(q == other_q and self.same(event, other, q) for other, other_q in events):
                 events.append((event, q))
         return Diagram(
@@ -294,7 +294,7 @@ class _Search:
     def with_events(self, branch, period):
         """The branch with its special points among its rows, each at the phase and in the segment nearest to it."""
         rows, width, size = _rows(branch), np.ptp(branch.p), 1 + np.abs(branch.x).max()
-        for event in _events(branch):
+        for event in branch.events:
             before = np.column_stack([rows["p"] / width, rows["x"] / size])
             along = np.diff(before, axis=0)
             phases = self.cycles([float(event.p)], np.asarray(event.x)[None], period)[0]
@@ -329,10 +329,6 @@ class _IteratedFamily(equinox.Module):
 
     def __call__(self, p):
         return Iterate(self.family(p), self.period)
-
-
-def _events(branch) -> tuple[Event, ...]:
-    return branch.events if isinstance(branch.events, tuple) else ()
 
 
 def _rows(branch):

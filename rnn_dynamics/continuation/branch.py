@@ -6,7 +6,7 @@ Row 7 of the layer table: above `events`. Next: `normal_forms`; then `bifurcatio
 import itertools
 import math
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import equinox
 import jax
@@ -60,8 +60,8 @@ class Branch(equinox.Module):
     """Whether all multipliers are inside the unit circle (rates of a field: left of the imaginary axis)."""
     residual: Float[Array, " k"] | Float[np.ndarray, " k"]
     """The largest component of |F(x) - x| (of |f(x)| in continuous time)."""
-    events: tuple[Event, ...] | Event
-    """Special points in the order of the branch. Inside a caller's `jit` or `vmap` one Event of arrays."""
+    events: Any
+    """A tuple of Events, in the order of the branch. Inside a caller's `jit` or `vmap` one Event of arrays."""
     ended: tuple[str, str] | Int[Array, "2"]
     """Why the branch ends at its first and its last point: "p_span", "max_points", "step too small", "closed curve",
     "diverged"; "no start" if there is no branch. The words are `arclength.ENDS`."""
@@ -180,7 +180,7 @@ class _Found(NamedTuple):
 
 @jit
 def _trace(family, x0, numbers, u, discrete, num_each, max_events):
-    x0 = _check.next_state(lambda x, u: family(numbers[0])(x, u), x0, u, name="family(p0)")
+    x0 = _check.next_state(lambda x, u: family(numbers[0].astype(x0.dtype))(x, u), x0, u, name="family(p0)")
     p0, low, high, *lengths = numbers.astype(x0.dtype)
     lengths = arclength.Steps(*lengths)
 

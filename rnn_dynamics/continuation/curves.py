@@ -4,7 +4,7 @@ Row 7 of the layer table: above `codim1`, which computes them. Next: `positions`
 """
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import equinox
 import jax
@@ -65,8 +65,8 @@ class Curve(equinox.Module):
     """Of the critical multipliers e^{±iθ}: θ, in radians; of a field's critical rates ±iω: ω, per unit of time."""
     residual: Float[Array, " k"] | Float[np.ndarray, " k"]
     """The largest residual of the defining equations: of the fixed point and of the test function."""
-    events: tuple[CurveEvent, ...] | CurveEvent
-    """In the order of the curve. Inside a caller's `jit` or `vmap` one CurveEvent of arrays."""
+    events: Any
+    """A tuple of CurveEvents, in the order of the curve. Inside a caller's `jit` or `vmap` one CurveEvent of arrays."""
     ended: tuple[str, str] | Int[Array, "2"]
     """Why the curve ends at its first and its last point: one of `codim1.ENDS`."""
     start: str | Int[Array, ""]
