@@ -447,3 +447,13 @@ def test_misuse_is_named(change, says):
 def test_a_family_that_changes_the_shape_is_refused():
     with pytest.raises(ValueError, match=r"family\(p0\) must map"):
         trace(lambda p: lambda x, u: jnp.zeros(3), jnp.array([0.5]), 0.0, p_span=(-1.0, 1.0))
+
+
+def test_in_single_precision_the_folds_are_right_to_single_precision():
+    u = jax.tree.map(lambda leaf: leaf.astype(jnp.float32) if leaf.dtype == jnp.float64 else leaf, doya(5.0))
+    branch = trace(scalar_family, jnp.array([0.01], jnp.float32), -4.0, p_span=(-4.0, -1.0), u=u, max_points=801)
+    assert branch.x.dtype == np.float32
+    assert kinds(branch) == ["LP", "LP"]
+    for event, (b, _) in zip(branch.events, reference.DOYA_FOLDS[5.0], strict=True):
+        assert event.converged
+        assert event.p == pytest.approx(b, rel=10 * float(np.finfo(np.float32).eps))

@@ -81,7 +81,8 @@ def signatures(problem: Problem, tangent, orientation, values) -> Signature:
     """Of one point or of many, from the tangent, the orientation and the multipliers there."""
     band = _band(tangent.dtype)
     slope = tangent[..., -1] * jnp.sqrt(problem.weights[-1])
-    side = jnp.where(jnp.abs(slope) <= band, 0, jnp.sign(slope)).astype(int)
+    level = float(jnp.finfo(tangent.dtype).eps) ** 0.8  # rounding of the bordered solve, with room
+    side = jnp.where(jnp.abs(slope) <= level, 0, jnp.sign(slope)).astype(int)
     width = band * jnp.maximum(1, jnp.abs(values).max(-1, keepdims=True))
     excess = jnp.abs(values) - 1 if problem.discrete else values.real
     unstable = jnp.sum(excess > width, axis=-1)
@@ -184,7 +185,7 @@ def _narrow(problem, search, end, length):
 
     # The next point to look at: half way, or just beyond what was found, where the rest of the interval begins.
     rest = end.y - y
-    stride = jnp.minimum(1e-3 * length, width / 10)
+    stride = jnp.maximum(jnp.minimum(1e-3 * length, width / 10), 20 * _band(end.y.dtype))
     onward = y + stride * rest / jnp.maximum(_norm(problem, rest), tiny)
     across = problem.weights * jnp.where(found, rest, chord)
     border = across / jnp.maximum(jnp.abs(across).max(), tiny)
@@ -193,7 +194,7 @@ def _narrow(problem, search, end, length):
     room = ok & (_norm(problem, rest) > 2 * stride)
     # What was found must be all that lies before the point beyond it, unless they are too near to be told apart.
     beyond = _choose(room, middle, end).signature
-    whole = (_kind(low.signature, beyond) == kind) | (width <= 1e-5 * length)
+    whole = (_kind(low.signature, beyond) == kind) | (width <= jnp.maximum(1e-5 * length, 20 * _band(end.y.dtype)))
     done = found & whole
     left = _differ(low.signature, middle.signature)
     stuck = ~found & (~ok | (width <= shortest * (1 + _norm(problem, low.y))))
@@ -229,9 +230,14 @@ def _point_near(problem, guess, border, low):
 
 
 def _differ(a, b):
+    """Whether something happened. One unstable multiplier more, and nothing else, is a fold's before or after it.
+
+    A real multiplier at 1 takes the tangent or the orientation with it, one at -1 the parity of the flips; within the
+    bands next to them one is seen before the other.
+    """
     sides = a.side * b.side < 0
     turns = a.orientation * b.orientation < 0
-    return sides | turns | (a.flips != b.flips) | (a.unstable != b.unstable)
+    return sides | turns | (a.flips != b.flips) | (jnp.abs(a.unstable - b.unstable) > 1)
 
 
 def _kind(a, b):
@@ -240,7 +246,7 @@ def _kind(a, b):
     change = jnp.abs(b.unstable - a.unstable)
     fold = side | turn  # a branch point on whose curve the parameter turns back, as at a pitchfork, changes both
     return jnp.select(
-        [turn & ~flip & (change <= 1), fold & ~flip & (change <= 1), flip & ~fold & (change == 1)],
+        [turn & ~flip & (change <= 1), fold & ~flip & (change <= 1), flip & ~fold & (change <= 1)],
         [BP, LP, PD],
         jnp.where(~fold & ~flip & (change == 2), NS, -1),
     )
