@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-TOPICS = ("orbit_diagram", "error_surface", "startup")
+TOPICS = ("orbit_diagram", "error_surface", "fixed_points", "continuation", "startup")
 HERE = Path(__file__).resolve().parent
 THREADS = {"OMP_NUM_THREADS": "2", "OMP_WAIT_POLICY": "passive"}  # passive: C's threads sleep while others are timed
 MARKED_FLAGS = ("avx2", "fma", "avx512f", "avx512dq")
