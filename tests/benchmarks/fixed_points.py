@@ -21,7 +21,7 @@ from tests.benchmarks._measure import absent, row, side_by_side
 VARIANTS = {"": {}}
 
 TOL = 1e-12
-FULL = {"starts": 1024, "theirs": 48, "rounds": 3, "large": 32, "adam": 3000}
+FULL = {"starts": 1024, "theirs": 48, "rounds": 3, "large": 6, "adam": 3000}
 QUICK = {"starts": 48, "theirs": 8, "rounds": 1, "large": 2, "adam": 100}
 
 
