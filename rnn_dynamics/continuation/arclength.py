@@ -207,8 +207,11 @@ def follow(
 
         tries = ~good & (state.step < at_kink) & ~at_edge
         kept = jnp.asarray(False), y, tangent, state.orientation
-        kinked, beyond, after, sign = jax.lax.cond(
-            tries, lambda: jump(y, tangent, state.orientation, state.step), lambda: kept
+        # A loop of at most one round: under `vmap` a `cond` would do this at every step of every lane.
+        _, kinked, beyond, after, sign = jax.lax.while_loop(
+            lambda carry: carry[0],
+            lambda carry: (jnp.zeros_like(carry[0]), *jump(y, tangent, state.orientation, state.step)),
+            (tries, *kept),
         )
         new = jnp.where(kinked, beyond, new)
         new_tangent, orientation = jnp.where(kinked, after, new_tangent), jnp.where(kinked, sign, orientation)

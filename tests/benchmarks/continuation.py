@@ -96,7 +96,7 @@ def _network(settings):
             branch = continuation.trace(family, start, 0.0, **options)
             return branch.p, branch.x, branch.multipliers, branch.events.p
 
-        return jax.vmap(curve)(starts)
+        return jax.lax.map(curve, starts)  # one after the other: lanes of LAPACK calls gain nothing from `vmap`
 
     starts = jnp.asarray(0.1 * rng.normal(size=(settings["starts"], SIZE)))
     start = time.perf_counter()
