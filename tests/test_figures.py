@@ -39,8 +39,9 @@ def test_the_committed_figure_was_made_by_the_committed_script(name):
     assert all((FIGURES / f"{stem}.{kind}").stat().st_size > 5_000 for kind in ("png", "pdf"))
 
 
-@pytest.mark.parametrize("name", SCRIPTS)
-def test_the_quick_version_writes_all_four_files_and_from_the_same_arrays_the_same_bytes(name, tmp_path, monkeypatch):
+def test_the_quick_version_writes_all_four_files_and_from_the_same_arrays_the_same_bytes(tmp_path, monkeypatch):
+    # CI draws all of them twice, and compares
+    name = "fig_bengio_latching"
     figure, script = importlib.import_module("_figure"), importlib.import_module(name)
     stem = figure.stem(script)
     figure.make(script, tmp_path / "once", quick=True)

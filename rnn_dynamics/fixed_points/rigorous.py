@@ -21,7 +21,7 @@ except ImportError:
 flint: Any = _flint
 """python-flint; None where it is not installed."""
 
-__all__ = ["CannotEvaluate", "flint", "value_and_jacobian"]
+__all__ = ["CannotEvaluate", "value_and_jacobian"]
 
 _CALLS = {"jit": "jaxpr", "pjit": "jaxpr", "closed_call": "call_jaxpr", "core_call": "call_jaxpr"} | {
     "custom_jvp_call": "call_jaxpr",
