@@ -1,4 +1,4 @@
-"""Runs the benchmarks, prints their table and, after a full run of all, saves it as results.json and README.md.
+"""Runs the benchmarks, prints their table and, unless they were quick, saves it in results.json and README.md.
 
 Each topic runs in a process of its own, once in each environment that it names, so that nothing is left of the one
 before: options of XLA and of the allocator are read when a process starts.
@@ -23,7 +23,8 @@ MARKED_FLAGS = ("avx2", "fma", "avx512f", "avx512dq")
 EXPLANATION = """\
 # Speed, measured side by side
 
-`make benchmark` writes this file and `results.json`. The contenders of a topic take turns in one process, and every
+`make benchmark` writes this file and `results.json`; with `ARGS=topic` it measures that one and keeps the rest. The
+contenders of a topic take turns in one process, and every
 number is a quotient of two of them in the same round: its least, middle and largest value over all rounds. Absolute
 times are left out: they belong to a machine. All in float64; every contender returns a new array.
 
@@ -34,6 +35,8 @@ times are left out: they belong to a machine. All in float64; every contender re
 - *tuned environment*: `GLIBC_TUNABLES=glibc.malloc.hugetlb=1` (memory for large arrays comes in large pages, as
   NumPy asks for them by itself) and `XLA_FLAGS=--xla_backend_extra_options=xla_cpu_disable_tiled_emitter` (XLA's tiled
   code is scalar where the last axis of a batch has length 1, as it has for one neuron).
+- *fixed points*: rates are ours over a peer's, from the same starts. A point counts if NumPy verifies it anew.
+- *branches*: NumPy is a pseudo-arclength loop with LAPACK that finds the folds; ours finds the other special points too.
 - *two devices*: `XLA_FLAGS=--xla_force_host_platform_device_count=2`, a core each.
 
 The orbit diagram's early exit is checked to change no bit, and all contenders to agree, before anything is timed.
@@ -54,8 +57,8 @@ def main() -> None:
     topics = chosen.topics or TOPICS
     rows = [row for topic in topics for row in _rows(topic, quick=chosen.quick)]
     print(table(rows))
-    if set(topics) == set(TOPICS) and not chosen.quick:
-        save(rows)
+    if not chosen.quick:
+        save([row for row in _saved() if row["topic"] not in topics] + rows)
 
 
 def table(rows: list[dict[str, Any]]) -> str:
@@ -71,6 +74,7 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 def save(rows: list[dict[str, Any]]) -> None:
     """Writes results.json and README.md beside this file."""
+    rows = sorted(rows, key=lambda row: TOPICS.index(row["topic"]))
     setting = _setting()
     lines = ",\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
     (HERE / "results.json").write_text(f'{{"setting": {json.dumps(setting)},\n"rows": [\n{lines}\n]}}\n')
@@ -78,6 +82,13 @@ def save(rows: list[dict[str, Any]]) -> None:
     processor = f"{setting['cores']} cores with {', '.join(setting['cpu']) or 'no vector units known'}"
     text = f"{EXPLANATION}\nMeasured on {processor}; {versions}.\n\n{table(rows)}\n"
     (HERE / "README.md").write_text(text)
+
+
+def _saved() -> list[dict[str, Any]]:
+    """What the last runs found, of topics that there still are."""
+    file = HERE / "results.json"
+    rows = json.loads(file.read_text())["rows"] if file.exists() else []
+    return [row for row in rows if row["topic"] in TOPICS]
 
 
 def _rows(topic: str, *, quick: bool) -> list[dict[str, Any]]:
@@ -90,7 +101,7 @@ def _rows(topic: str, *, quick: bool) -> list[dict[str, Any]]:
         done = subprocess.run(
             command, cwd=HERE.parents[1], env=environment, stdout=subprocess.PIPE, text=True, check=True
         )
-        rows += [{"environment": name, **row} for row in json.loads(done.stdout)]
+        rows += [{"topic": topic, "environment": name, **row} for row in json.loads(done.stdout)]
     return rows
 
 
