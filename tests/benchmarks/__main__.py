@@ -24,9 +24,9 @@ EXPLANATION = """\
 # Speed, measured side by side
 
 `make benchmark` writes this file and `results.json`; with `ARGS=topic` it measures that one and keeps the rest. The
-contenders of a topic take turns in one process, and every
-number is a quotient of two of them in the same round: its least, middle and largest value over all rounds. Absolute
-times are left out: they belong to a machine. All in float64; every contender returns a new array.
+contenders of a topic take turns in one process, and every number is a quotient of two of them in the same round: its
+least, middle and largest value over all rounds. Absolute times are left out: they belong to a machine. All in float64;
+every contender returns a new array.
 
 - *ours*: what a user writes, through the public functions. On one device JAX computes on one core.
 - *C*: `kernels.c`, by hand: vector code, two threads, every step done. *NumPy / C* is all there is to win.
@@ -36,7 +36,7 @@ times are left out: they belong to a machine. All in float64; every contender re
   NumPy asks for them by itself) and `XLA_FLAGS=--xla_backend_extra_options=xla_cpu_disable_tiled_emitter` (XLA's tiled
   code is scalar where the last axis of a batch has length 1, as it has for one neuron).
 - *fixed points*: rates are ours over a peer's, from the same starts. A point counts if NumPy verifies it anew.
-- *branches*: NumPy is a pseudo-arclength loop with LAPACK that finds the folds; ours finds the other special points too.
+- *branches*: NumPy is a pseudo-arclength loop with LAPACK that finds the folds; ours finds all special points.
 - *two devices*: `XLA_FLAGS=--xla_force_host_platform_device_count=2`, a core each.
 
 The orbit diagram's early exit is checked to change no bit, and all contenders to agree, before anything is timed.
