@@ -196,7 +196,7 @@ def at_most_one(system: Canonical, lo: np.ndarray, hi: np.ndarray) -> np.ndarray
     for _ in range(3):
         v = _times(stretch, v) + 1e-3 * v
         v = v / v.max(-1, keepdims=True)
-    return np.all(upper(_times(stretch, v), lo.shape[-1]) < v, axis=-1)
+    return np.asarray(np.all(upper(_times(stretch, v), lo.shape[-1]) < v, axis=-1))
 
 
 def inclusion(system: Canonical, z: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
