@@ -1,6 +1,6 @@
 """Which attractor each initial state goes to, and the exact border between two basins of a planar map.
 
-Row 8 of the layer table: above `simulate`, `jacobians` and `sweeps`.
+Row 8 of the layer table: above `fixed_points`, `simulate`, `jacobians` and `sweeps`.
 """
 
 import math
@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from rnn_dynamics import _check, jacobians, simulate, sweeps
 from rnn_dynamics._compile import jit
+from rnn_dynamics.fixed_points.results import default_tol
 
 __all__ = ["Basins", "Boundary", "basins", "boundary"]
 
@@ -80,7 +81,7 @@ def basins(
         _check.positive("tol", tol)
     found = sweeps.sweep(equinox.Partial(_settle, step, u, num_steps, max_period, tol), starts)
     orbit, period = np.asarray(found.orbit), np.asarray(found.period)
-    width = (100 * float(jnp.finfo(orbit.dtype).eps) if tol is None else tol) ** 0.5
+    width = default_tol(tol, orbit.dtype) ** 0.5
     label, attractors = np.full(len(starts), -1), []
     left = np.flatnonzero(period > 0)
     while len(left):

@@ -12,7 +12,7 @@ from jaxtyping import Array, Complex, Float, Inexact
 from rnn_dynamics import _check
 from rnn_dynamics._compile import jit
 
-__all__ = ["classify", "multipliers"]
+__all__ = ["classify", "least_stable_first", "multipliers"]
 
 
 def multipliers(
@@ -95,9 +95,18 @@ def classify(
     return f"unstable {form}" if (excess > width).all() else "marginal"
 
 
-@jit
-def _multipliers(jacobian, time):
-    values = jnp.linalg.eigvals(jacobian)
+def least_stable_first(values: Complex[Array, "*k n"], *, time: str) -> Complex[Array, "*k n"]:
+    """Multipliers in the order of `multipliers`.
+
+    Example:
+        >>> least_stable_first(jnp.array([0.5 + 0j, -2.0 + 0j]), time="discrete")
+        Array([-2. +0.j,  0.5+0.j], dtype=complex128)
+    """
     size = jnp.abs(values) if time == "discrete" else values.real
     order = jnp.lexsort((-values.imag, -values.real, -size))
     return jnp.take_along_axis(values, order, axis=-1)
+
+
+@jit
+def _multipliers(jacobian, time):
+    return least_stable_first(jnp.linalg.eigvals(jacobian), time=time)

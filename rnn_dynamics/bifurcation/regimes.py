@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree
 
 from rnn_dynamics import _check, jacobians, simulate, sweeps
+from rnn_dynamics.fixed_points.results import default_tol
 
 __all__ = ["Regimes", "regimes"]
 
@@ -102,7 +103,7 @@ def _at_one(family, starts, u, num_transient, num_steps, max_period, tol, point)
         return x, settled.period, jnp.where(settled.period < 0, jnp.nan, growth / num_steps)
 
     x, period, exponent = jax.vmap(follow)(starts)
-    width = (100 * jnp.finfo(x.dtype).eps if tol is None else tol) ** 0.5
+    width = default_tol(tol, x.dtype) ** 0.5
     near = jnp.abs(x[:, None] - x).max(axis=2) <= width * (1 + jnp.abs(x).max(axis=1))
     at_rest = (period == 1) & (exponent < 0)
     seen_before = jnp.tril(near & at_rest, -1).any(axis=1)

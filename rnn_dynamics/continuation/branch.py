@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Complex, Float, Int, PyTree
 
-from rnn_dynamics import _check, jacobians
+from rnn_dynamics import _check, jacobians, stability
 from rnn_dynamics._compile import jit, on_one_blas_thread, top_level
 from rnn_dynamics.continuation import arclength, events, linear
 
@@ -208,8 +208,10 @@ def _trace(family, x0, numbers, u, discrete, num_each, max_events):
     size = jnp.abs(values) - 1 if discrete else values.real
     stable = inside & jnp.all(size < 0, axis=1)
     defect = jnp.where(inside, jnp.abs(jax.vmap(residual)(path.y)).max(1), jnp.nan)
-    order = (lambda v: _sorted(v, discrete)) if len(x0) > 1 else (lambda v: v)
-    return _Found(path, order(values), stable, defect, located, order(event_values), start, start_residual)
+    if len(x0) > 1:
+        time = "discrete" if discrete else "continuous"
+        values, event_values = (stability.least_stable_first(each, time=time) for each in (values, event_values))
+    return _Found(path, values, stable, defect, located, event_values, start, start_residual)
 
 
 def _begin(residual, x0, p0, low, high):
@@ -279,12 +281,6 @@ def _spectra(jacobian, ys, count):
 
     blank = jnp.full((len(ys), ys.shape[1] - 1), jnp.nan, jnp.promote_types(ys.dtype, jnp.complex64))
     return jax.lax.while_loop(lambda s: s[0] < count, one, (jnp.zeros((), int), blank))[1]
-
-
-def _sorted(values, discrete):
-    size = jnp.abs(values) if discrete else values.real
-    order = jnp.lexsort((-values.imag, -values.real, -size))
-    return jnp.take_along_axis(values, order, axis=-1)
 
 
 def _traced(found):
