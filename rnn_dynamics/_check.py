@@ -29,6 +29,7 @@ __all__ = [
     "number",
     "option",
     "positive",
+    "span",
     "state",
     "trajectory",
     "within",
@@ -78,6 +79,22 @@ def positive(name: str, value: Any) -> Float[Array, ""]:
     value = number(name, value)
     within(name, value, "be positive", lambda v: v > 0)
     return value
+
+
+def span(
+    name: str, value: Any, inside: tuple[str, Any] | None = None, *, convert: Callable[[str, Any], Any] = number
+) -> tuple[Any, Any]:
+    """`value` as a pair (least, largest) of numbers; it must contain the one `inside`, given with its name, if any."""
+    if not isinstance(value, tuple | list) or len(value) != 2:
+        raise ValueError(f"{name} must be a pair (least, largest); got {value!r}")
+    low, high = (convert(name, end) for end in value)
+    if known(low) and known(high):
+        came = f"({float(low):g}, {float(high):g})"
+        if not float(low) < float(high):
+            raise ValueError(f"{name} must be wider than 0 from its least to its largest; got {came}")
+        if inside and known(inside[1]) and not float(low) <= float(inside[1]) <= float(high):
+            raise ValueError(f"{name} must contain {inside[0]} = {float(inside[1]):g}; got {came}")
+    return low, high
 
 
 def state(name: str, value: Any) -> Float[Array, " n"]:

@@ -130,11 +130,7 @@ def diagram(
     _check.option("time", time, ("discrete", "continuous"))
     _check.count("num_values", num_values, least=2)
     _check.count("num_doublings", num_doublings)
-    if not isinstance(p_span, tuple | list) or len(p_span) != 2:
-        raise ValueError(f"p_span must be a pair (least, largest); got {p_span!r}")
-    low, high = (float(_check.number("p_span", end)) for end in p_span)
-    if not low < high:
-        raise ValueError(f"p_span must be wider than 0 from its least to its largest; got ({low:g}, {high:g})")
+    low, high = map(float, _check.span("p_span", p_span))
     search = _Search(family, (low, high), u, time, {"max_points": max_points, "max_step": max_step}, starts)
     values = np.linspace(low, high, num_values)
     proved = np.array([search.look_at(p) for p in values])

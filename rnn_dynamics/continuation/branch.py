@@ -143,14 +143,7 @@ def trace(
     """
     _check.option("time", time, ("discrete", "continuous"))
     x0, p0 = _check.state("x0", x0), _number("p0", p0)
-    if not isinstance(p_span, tuple | list) or len(p_span) != 2:
-        raise ValueError(f"p_span must be a pair (least, largest); got {p_span!r}")
-    low, high = (_number("p_span", end) for end in p_span)
-    if all(_check.known(value) for value in (low, high, p0)):
-        if not float(low) <= float(p0) <= float(high):
-            raise ValueError(f"p_span must contain p0 = {float(p0):g}; got ({float(low):g}, {float(high):g})")
-        if not float(low) < float(high):
-            raise ValueError(f"p_span must be wider than 0; got ({float(low):g}, {float(high):g})")
+    low, high = _check.span("p_span", p_span, ("p0", p0), convert=_number)
     _check.count("max_points", max_points, least=3)
     _check.count("max_events", max_events, least=1)
     lengths = [_number("first_step", first_step), _number("max_step", max_step), _number("max_angle", max_angle)]

@@ -328,14 +328,7 @@ def _curve(kind, family, x0, p0, q0, p_span, q_span, u, max_points, max_events, 
 def _range(name, start, span):
     """(start, least, largest) of a parameter."""
     start = _check.number(f"{name}0", start)
-    if not isinstance(span, tuple | list) or len(span) != 2:
-        raise ValueError(f"{name}_span must be a pair (least, largest); got {span!r}")
-    low, high = (_check.number(f"{name}_span", end) for end in span)
-    _check.within(f"{name}_span", high - low, "be wider than 0 from its least to its largest", lambda width: width > 0)
-    if all(_check.known(value) for value in (low, high, start)) and not float(low) <= float(start) <= float(high):
-        came = f"({float(low):g}, {float(high):g})"
-        raise ValueError(f"{name}_span must contain {name}0 = {float(start):g}; got {came}")
-    return start, low, high
+    return start, *_check.span(f"{name}_span", span, (f"{name}0", start))
 
 
 def _angle(kind, y, size):
