@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from scipy.special import expit
 
+from rnn_dynamics import activations
 from rnn_dynamics.models import DoyaNeuron, PascanuRNN
 from rnn_dynamics.models.reference import Logistic
 from rnn_dynamics.simulate import final_state, settle, trajectory
@@ -156,6 +157,127 @@ def test_a_constant_drive_beyond_the_fold_leaves_no_lower_state(side):
     assert (end > 0.5) == (side > 0)
 
 
+# Derivatives: a linearisation at all states, and a recursion
+
+
+def loop(step, x0, inputs=None, *, num_steps=None, parallel=False):
+    """The trajectory as JAX differentiates it by itself."""
+    return jnp.concatenate([x0[None], jax.lax.scan(lambda x, u: (step(x, u),) * 2, x0, inputs, length=num_steps)[1]])
+
+
+def size_of(parameters, run=trajectory, **options):
+    """Every kind of argument at once: a map that closes over what is differentiated, inputs of floats, whole numbers
+    and keys."""
+    w_rec, w_in, x0, pushes = parameters
+    inputs = pushes, jnp.arange(len(pushes)), jax.random.split(jax.random.key(0), len(pushes))
+
+    def step(x, u):
+        push, count, key = u
+        return jnp.tanh(w_rec @ x + w_in @ push + 0.1 * count * x + 0.1 * (jax.random.key_data(key)[0] % 3))
+
+    return jnp.sum(jnp.sin(run(step, x0, inputs, **options)))
+
+
+PARAMETERS = tuple(np.random.default_rng(3).normal(size=shape) for shape in ((3, 3), (3, 2), (3,), (7, 2)))
+
+
+@pytest.mark.parametrize("derivative", [lambda f: jax.grad(jax.checkpoint(f)), jax.hessian])
+def test_derivatives_are_those_of_the_loop(derivative):
+    ours, plain = (jax.jit(derivative(lambda p, run=run: size_of(p, run)))(PARAMETERS) for run in (trajectory, loop))
+    # Sums of some 7² paths of 3 units, of norm up to 3 a step before it saturates: 1e4 roundings of numbers up to 10.
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e5 * EPS), ours, plain)
+
+
+def test_vmap_over_maps_states_and_inputs_differentiates_each_in_parallel_too():
+    stacked = jax.tree.map(lambda leaf: np.stack([leaf, leaf / 2]), PARAMETERS)
+    expected = jax.jit(jax.vmap(jax.grad(lambda p: size_of(p, loop))))(stacked)
+    for parallel in (False, True):
+        came = jax.jit(jax.vmap(jax.grad(lambda p, parallel=parallel: size_of(p, parallel=parallel))))(stacked)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e5 * EPS), came, expected)
+
+
+def test_the_gradient_of_a_linear_orbit_has_its_closed_form():
+    x0, a, num_steps = jnp.array([1.5]), 0.75, 20
+
+    def last(a, x0):
+        return trajectory(lambda x, u: a * x, x0, num_steps=num_steps)[-1, 0]
+
+    by_a, by_x0 = jax.grad(last, argnums=(0, 1))(a, x0)  # a^T x_0
+    np.testing.assert_allclose(by_a, num_steps * a ** (num_steps - 1) * x0[0], rtol=num_steps * EPS)
+    np.testing.assert_allclose(by_x0, [a**num_steps], rtol=num_steps * EPS)
+    second = jax.grad(jax.grad(last))(a, x0)
+    np.testing.assert_allclose(second, 20 * 19 * a**18 * 1.5, rtol=50 * EPS)
+
+
+def test_an_orbit_of_no_steps_depends_on_its_start_alone():
+    by_w, by_x0 = jax.grad(lambda w, x: trajectory(lambda x, u: w * x + u, x, jnp.ones((0, 1))).sum(), (0, 1))(2.0, ONE)
+    assert (float(by_w), by_x0.tolist()) == (0.0, [1.0])
+
+
+def test_gradients_of_an_orbit_that_leaves_the_floats_are_not_finite():
+    assert not np.isfinite(jax.grad(lambda x: trajectory(lambda x, u: x**2, x, num_steps=12).sum())(2 * ONE)).any()
+
+
+@pytest.mark.parametrize("step", [lambda w, x, u: w @ x + u, lambda w, x, u: (w + u * w.T) @ x])
+def test_neither_jacobians_nor_weights_made_by_an_input_are_kept_for_all_steps(step):
+    def length(w):
+        return (trajectory(lambda x, u: step(w, x, u), jnp.ones(6), jnp.ones((40, 1))) ** 2).sum()
+
+    assert "[40,6,6]" not in str(jax.make_jaxpr(length)(jnp.eye(6)))
+    if step(jnp.eye(6), jnp.zeros(6), 1.0).any():  # of a fixed W, not even one a step in its gradient
+        assert "[40,6,6]" not in str(jax.make_jaxpr(jax.value_and_grad(length))(jnp.eye(6)))
+
+
+def test_single_precision_gradients_stay_single():
+    w = jnp.eye(2, dtype=jnp.float32)
+    gradient = jax.grad(lambda w: trajectory(lambda x, u: w @ x, jnp.ones(2, jnp.float32), num_steps=3).sum())(w)
+    assert gradient.dtype == jnp.float32
+
+
+def test_steps_have_their_effects_one_by_one():
+    seen = []
+
+    def step(x, u):
+        jax.debug.callback(lambda u: seen.append(float(u)), u, ordered=True)
+        return x / 2
+
+    trajectory(step, ONE, jnp.arange(4.0)).block_until_ready()
+    jax.effects_barrier()
+    assert seen == [0, 1, 2, 3]
+
+
+# One orbit in parallel
+
+
+@pytest.mark.parametrize("num_steps", [0, 2, 37, 4001])
+def test_in_parallel_a_contracting_orbit_is_the_same_to_the_last_bit(num_steps):
+    inputs = 0.3 * np.random.default_rng(4).normal(size=num_steps)
+    neuron = DoyaNeuron(w=3.0, b=-1.0, epsilon=1.0, w_in=1.0)  # |slope| ≤ 3/4: a factor of 2^-53 in 128 steps
+    xs = trajectory(neuron, jnp.array([0.4]), inputs)
+    np.testing.assert_array_equal(trajectory(neuron, jnp.array([0.4]), inputs, parallel=True), xs)
+    assert xs.shape == (num_steps + 1, 1)
+
+
+def test_in_parallel_a_network_follows_its_map():
+    w_rec, w_in, *_ = PARAMETERS
+    network = PascanuRNN(w_rec / np.linalg.norm(w_rec, 2), w_in, np.zeros(3), activations.tanh)
+    inputs = np.random.default_rng(5).normal(size=(4001, 2))
+    xs = trajectory(network, jnp.ones(3), inputs, parallel=True)
+    # Each state is the image of the one before it, but for the order of two sums of 3 and 2 terms up to 5.
+    np.testing.assert_allclose(xs[1:], jax.vmap(network)(xs[:-1], inputs), rtol=0, atol=5 * 5 * EPS)
+    assert (xs[0] == 1).all()
+
+
+@pytest.mark.parametrize(
+    ("step", "x0"),
+    [(Logistic(4.0), 0.3), (lambda x, u: x**2, 1.5), (lambda x, u: x - 1e-3 * x**3, 1.0), (lambda x, u: -x, 1.0)],
+    ids=["chaos", "divergence", "weak contraction", "none"],
+)
+def test_in_parallel_an_orbit_that_does_not_contract_is_run_step_by_step(step, x0):
+    xs = trajectory(step, jnp.array([x0]), num_steps=3000)
+    np.testing.assert_array_equal(trajectory(step, jnp.array([x0]), num_steps=3000, parallel=True), xs)
+
+
 # The error surface of Pascanu et al., figure 6
 
 
@@ -289,6 +411,12 @@ def test_an_orbit_settles_to_the_period_of_the_logistic_maps_window(r, period):
     assert int(found.period) == period
     if period > 0:
         np.testing.assert_allclose(Logistic(r)(found.orbit[period - 1]), found.orbit[0], rtol=0, atol=1e-13)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_parallel_is_a_bool():
+    with pytest.raises(ValueError, match="parallel must be of type bool; got int"):
+        trajectory(halve, ONE, num_steps=1, parallel=1)
 
 
 @pytest.mark.usefixtures("unchecked")
