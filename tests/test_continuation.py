@@ -8,52 +8,11 @@ import scipy.optimize
 
 from rnn_dynamics.continuation import trace
 from tests import reference
+from tests.families import HENON, Circuit, doya, logistic, pair, pascanu, planar_family, quadratic, scalar_family, unit
 
 EPS = np.finfo(float).eps
 SOLVED = 1e-10
 """What the residual and the test function of a special point may be."""
-
-
-def scalar_family(p):
-    """Every map of one unit here: k iterations of Σ c_ij x^i p^j + a max(x, 0) + g σ(w x + s p).
-
-    Its numbers are the input, so one compilation serves all tests.
-    """
-
-    def step(x, u):
-        powers_p = jnp.stack([jnp.ones_like(p), p, p**2])
-
-        def once(_, x):
-            powers_x = jnp.stack([jnp.ones_like(x), x, x**2, x**3])
-            smooth = u["g"] * jax.nn.sigmoid(u["w"] * x + u["s"] * p)
-            return jnp.einsum("ij,in,j->n", u["c"], powers_x, powers_p) + u["a"] * jnp.maximum(x, 0) + smooth
-
-        return jax.lax.fori_loop(0, u["k"], once, x)
-
-    return step
-
-
-def unit(coefficients=(), *, k=1, a=0.0, g=0.0, w=0.0, s=1.0):
-    c = np.zeros((4, 3))
-    for (i, j), value in dict(coefficients).items():
-        c[i, j] = value
-    return {
-        "c": jnp.asarray(c),
-        "k": jnp.asarray(k),
-        **{n: jnp.asarray(v) for n, v in {"a": a, "g": g, "w": w, "s": s}.items()},
-    }
-
-
-def doya(w, epsilon=1.0):
-    return unit({(1, 0): 1 - epsilon}, g=epsilon, w=w)
-
-
-def pascanu(w):
-    return unit({(0, 1): 1.0}, g=w, w=1.0, s=0.0)
-
-
-def logistic(times):
-    return unit({(1, 1): 1.0, (2, 1): -1.0}, k=times)
 
 
 CIRCLE = unit({(1, 0): 1.0, (0, 0): 0.25, (2, 0): -0.25, (0, 2): -0.25})
@@ -73,30 +32,7 @@ def scalar(u, x0, p0, span, **options):
     return trace(scalar_family, jnp.array([x0]), p0, p_span=span, u=u, max_points=801, **options)
 
 
-def planar_family(p):
-    """Every map of two units here: c + A x + Q[x, x] + W σ(x), each but W affine in p: its numbers are the input."""
-
-    def step(x, u):
-        c, a, q = (u[name][0] + p * u[name][1] for name in "caq")
-        return c + a @ x + (q @ x) @ x + u["w"] @ jax.nn.sigmoid(x)
-
-    return step
-
-
-def pair(*, c=((0, 0), (0, 0)), a=(((0, 0), (0, 0)),) * 2, q=None, w=((0, 0), (0, 0))):
-    q = np.zeros((2, 2, 2, 2)) if q is None else q
-    return {name: jnp.asarray(value, float) for name, value in zip("caqw", (c, a, q, w), strict=True)}
-
-
-def quadratic(entries):
-    q = np.zeros((2, 2, 2, 2))
-    for place, value in entries.items():
-        q[place] = value
-    return q
-
-
 NOTHING = ((0, 0), (0, 0))
-HENON = pair(c=((1, 0), (0, 0)), a=(((0, 1), (0.3, 0)), NOTHING), q=quadratic({(1, 0, 0, 0): -1}))
 BISTABLE = pair(c=((0, 3), (1, 0)), w=((7, -4), (5, 0)))
 CHAOTIC = pair(c=((0, 3), (1, 0)), w=((-20, 6), (-6, 0)))
 DELAYED = pair(a=(((0, 0), (1, 0)), ((1, 0), (0, 0))), q=quadratic({(1, 0, 0, 1): -1}))  # (r x (1 - y), x)
@@ -108,10 +44,10 @@ def planar(u, x0, p0, span, **options):
     return trace(planar_family, jnp.array(x0), p0, p_span=span, u=u, **options)
 
 
-def oscillator(c):
-    theta = jnp.array(reference.OSCILLATOR["theta"])
-    w = jnp.array([[4.5, 0.0], [0.0, 4.5]]) + c * jnp.array([[0.0, 1.0], [-1.0, 0.0]])
-    return lambda y, u: -y + w @ jax.nn.sigmoid(y + theta)
+def oscillator():
+    """Beer's, over the coupling of its units."""
+    weights = [np.diag([4.5, 4.5]), [[0.0, 1.0], [-1.0, 0.0]]]
+    return Circuit(jnp.array(weights), jnp.array([reference.OSCILLATOR["theta"], [0.0, 0.0]]))
 
 
 def kinds(branch):
@@ -247,7 +183,7 @@ def test_a_neutral_saddle_is_no_bifurcation():
 
 def test_beers_oscillator_begins_at_a_hopf_point():
     # With D = diag σ', Hopf: 4.5 (d1 + d2) = 2 with positive determinant.
-    branch = trace(oscillator, jnp.array([2.75, 1.75]), 1.0, p_span=(-3.0, 3.0), time="continuous")
+    branch = trace(oscillator(), jnp.array([2.75, 1.75]), 1.0, p_span=(-3.0, 3.0), time="continuous")
     assert solved(branch)
     assert kinds(branch).count("H") == 2
     for event in branch.events:

@@ -1,26 +1,21 @@
 """One call finds every branch: disconnected ones, those that switch at branch points, and cascades of flips."""
 
-import equinox
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jaxtyping import Array, Float
 
 from rnn_dynamics import activations
 from rnn_dynamics.bifurcation import Iterate, diagram
-from rnn_dynamics.models import CTRNN, DoyaNeuron, PascanuRNN
-from rnn_dynamics.models.reference import Henon, Logistic, bistable_module
+from rnn_dynamics.models import PascanuRNN
+from rnn_dynamics.models.reference import Logistic, bistable_module
 from tests import reference
+from tests.families import HENON, Circuit, doya, planar_family, scalar_family
 
 
-class Neuron(equinox.Module):
-    """Doya's neuron over its bias: a pytree, so that all weights share one compilation."""
-
-    w: Float[Array, ""]
-
-    def __call__(self, b):
-        return DoyaNeuron(self.w, b)
+def neuron(w, p_span, starts):
+    """Doya's neuron over its bias."""
+    return diagram(scalar_family, p_span, jnp.asarray(starts), u=doya(w), max_points=801)
 
 
 def kinds(found):
@@ -70,13 +65,13 @@ def test_a_cycle_is_stable_from_its_flip_to_the_next(logistic):
 
 @pytest.mark.parametrize("w", [4.5, 5.0, 8.0])
 def test_doyas_folds_are_found_from_generic_starts(w):
-    found = diagram(Neuron(jnp.array(w)), (-6.0, -1.0), jnp.linspace(0.0, 1.0, 5)[:, None])
+    found = neuron(w, (-6.0, -1.0), np.linspace(0.0, 1.0, 5)[:, None])
     assert found.periods == (1,)
     np.testing.assert_allclose(parameters(found, "LP"), sorted(b for b, _ in reference.DOYA_FOLDS[w]), atol=1e-13)
 
 
 def test_a_bubble_of_two_cycles_opens_and_closes_at_doyas_flips():
-    found = diagram(Neuron(jnp.array(-6.0)), (-1.0, 7.0), jnp.array([[0.5]]))
+    found = neuron(-6.0, (-1.0, 7.0), [[0.5]])
     assert found.periods == (1, 2)
     flips = [b for b, _ in reference.PASCANU_FLIPS[-6.0]]
     np.testing.assert_allclose(parameters(found, "PD"), sorted(flips), rtol=0, atol=1e-10)
@@ -85,7 +80,7 @@ def test_a_bubble_of_two_cycles_opens_and_closes_at_doyas_flips():
 
 
 def test_henons_points_fold_flip_and_escape_at_infinity():
-    found = diagram(Henon, (-0.3, 1.4), jnp.array([[0.6, 0.2], [-1.1, -0.3]]), num_doublings=0)
+    found = diagram(planar_family, (-0.3, 1.4), jnp.array([[0.6, 0.2], [-1.1, -0.3]]), u=HENON, num_doublings=0)
     # papers: fold a = -0.1225, flip 0.3675. At a = 0 the map is linear, with one fixed point: the other, of the
     # parabola a x² + 0.7 x - 1 = 0, comes back from the other end of the line.
     np.testing.assert_allclose(parameters(found, "LP"), -0.1225, rtol=0, atol=1e-12)
@@ -109,10 +104,9 @@ def test_branches_that_never_meet_are_all_found_and_proved_all():
 
 
 def test_a_fields_equilibria_fold_where_its_maps_fixed_points_do():
-    def field(b):
-        return CTRNN(jnp.array([[5.0]]), jnp.reshape(b, (1,)), 1.0)
-
-    found = diagram(field, (-3.0, -2.0), jnp.array([[0.5], [4.5]]), time="continuous")
+    # Doya's neuron, beside a unit that rests at 0.
+    field = Circuit(jnp.zeros((2, 2, 2)).at[0, 0, 0].set(5.0), jnp.array([[0.0, 0.0], [1.0, 0.0]]))
+    found = diagram(field, (-3.0, -2.0), jnp.array([[0.5, 0.0], [4.5, 0.0]]), time="continuous")
     np.testing.assert_allclose(parameters(found, "LP"), sorted(b for b, _ in reference.DOYA_FOLDS[5.0]), atol=1e-13)
 
 

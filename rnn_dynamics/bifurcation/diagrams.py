@@ -12,7 +12,7 @@ import equinox
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, PyTree
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from rnn_dynamics import _check, continuation, fixed_points, jacobians
 from rnn_dynamics._compile import jit
@@ -61,7 +61,8 @@ class Iterate(equinox.Module):
     """
 
     step: Callable
-    period: int
+    period: int | Int[Array, ""]
+    """As an array it is an argument of a compiled function, which then serves every period."""
 
     def __call__(self, x: Float[Array, " n"], u: PyTree = None) -> Float[Array, " n"]:
         """The state after `period` steps."""
@@ -70,11 +71,11 @@ class Iterate(equinox.Module):
     def jacobian(self, x: Float[Array, " n"], u: PyTree = None) -> Float[Array, "n n"]:
         """The product of the Jacobians along them."""
 
-        def advance(carry, _):
+        def advance(_, carry):
             x, product = carry
-            return (self.step(x, u), jacobians.jacobian(self.step, x, u) @ product), None
+            return self.step(x, u), jacobians.jacobian(self.step, x, u) @ product
 
-        return jax.lax.scan(advance, (x, jnp.eye(len(x), dtype=x.dtype)), length=self.period)[0][1]
+        return jax.lax.fori_loop(0, self.period, advance, (x, jnp.eye(len(x), dtype=x.dtype)))[1]
 
 
 def diagram(
@@ -146,8 +147,8 @@ class _Search:
         self.found: list[tuple[Branch, int]] = []
 
     def iterate(self, p, period):
-        step = self.family(p)
-        return step if period == 1 else Iterate(step, period)
+        step = _At(self.family, jnp.asarray(p, self.starts.dtype))
+        return step if period == 1 else Iterate(step, jnp.asarray(period))
 
     def fixed(self, p, period, starts):
         """Where the starts lead at p: an array (s, n), NaN where a search did not converge."""
@@ -195,7 +196,7 @@ class _Search:
         shorter = period > 1 and np.abs(self.ahead([p], x[None], period)).max() <= 1e-5 * (1 + np.abs(x).max())
         if shorter or self.known(x, period, p):
             return
-        family = self.family if period == 1 else _IteratedFamily(self.family, period)
+        family = self.family if period == 1 else _IteratedFamily(self.family, jnp.asarray(period))
         branch = continuation.trace(
             family, jnp.asarray(x), p, p_span=self.span, u=self.u, time=self.time, **self.options
         )
@@ -319,9 +320,22 @@ def _orbits(family, ps, xs, u, period):
     return jax.vmap(orbit)(ps, xs)
 
 
+class _At(equinox.Module):
+    """A family's map at one parameter, which is an argument where the map that the family returns may be a closure."""
+
+    family: Callable
+    p: Float[Array, ""]
+
+    def __call__(self, x, u=None):
+        return self.family(self.p)(x, u)
+
+    def jacobian(self, x, u=None):
+        return jacobians.jacobian(self.family(self.p), x, u)
+
+
 class _IteratedFamily(equinox.Module):
     family: Callable
-    period: int
+    period: Int[Array, ""]
 
     def __call__(self, p):
         return Iterate(self.family(p), self.period)

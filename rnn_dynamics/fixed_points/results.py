@@ -5,7 +5,7 @@ Row 6 of the layer table: above `jacobians` and `stability`. Next: `newton`, `se
 
 import dataclasses
 from collections.abc import Callable, Iterator
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import equinox
 import jax
@@ -108,7 +108,7 @@ def collect(
     residual: Float[np.ndarray, " s"],
     code: Int[np.ndarray, " s"],
     u: PyTree,
-    time: str,
+    time: Literal["discrete", "continuous"],
     tol: float | None,
     unique_tol: float | None,
     starts: Float[np.ndarray, "s n"] | None = None,
@@ -118,7 +118,11 @@ def collect(
     unique_tol = default_tol(tol, x.dtype) ** 0.5 if unique_tol is None else unique_tol
     kept, reached = merge(x[:, None], residual, code == CONVERGED, unique_tol)
     padded = np.resize(np.append(kept, 0), 1 << len(kept).bit_length())  # to a power of two: few shapes to compile
-    jacobian, values = (np.asarray(field)[: len(kept)] for field in _linearise(step, x[padded], u, time))
+    linearised = _jacobians(step, x[padded], u)
+    # Compiled apart from the map, the eigenvalues of one size serve every map.
+    jacobian, values = (
+        np.asarray(field)[: len(kept)] for field in (linearised, stability.multipliers(linearised, time=time))
+    )
     kind = kinds(values, residual[kept], time)
     stable = np.char.startswith(kind, "stable")
     far = np.zeros(len(kept), bool) if starts is None else far_from(x[kept][:, None], starts)
@@ -180,9 +184,8 @@ def kinds(multipliers, residual, time):
 
 
 @jit
-def _linearise(step, xs, u, time):
-    jacobian = jax.vmap(lambda x: jacobians.jacobian(step, x, u))(xs)
-    return jacobian, stability.multipliers(jacobian, time=time)
+def _jacobians(step, xs, u):
+    return jax.vmap(lambda x: jacobians.jacobian(step, x, u))(xs)
 
 
 def far_from(points: Float[np.ndarray, "k p n"], starts: Float[np.ndarray, "s n"]) -> Bool[np.ndarray, " k"]:
