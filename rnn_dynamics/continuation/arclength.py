@@ -36,6 +36,9 @@ ENDS = ("p_span", "max_points", "step too small", "closed curve", "diverged", "n
 P_SPAN, MAX_POINTS, TOO_SMALL, CLOSED, DIVERGED, NO_START, RUNNING = range(7)
 
 MAX_CORRECTIONS = 7
+PER_ROUND = 16
+"""Steps of a small system between two looks at whether the curve has ended. Under `vmap` each look copies the buffers
+of all lanes; what is done after the end changes nothing."""
 FAR = 1e4
 """A curve that has gone this far from its start, in the norm of the steps, has diverged."""
 
@@ -225,7 +228,8 @@ def follow(
         new, new_tangent = jnp.where(closed, y0, new), jnp.where(closed, t0, new_tangent)
         orientation = jnp.where(closed, orientation0, orientation)
 
-        taken = (good | kinked) & ~at_edge
+        live = back < 2
+        taken = (good | kinked) & ~at_edge & live
         distance = norm(jnp.where(taken, new, y) - y0)
         easy = jnp.where(corrections <= 3, 2.0, jnp.where(corrections <= 4, 1.0, 0.5))
         turned = jnp.minimum(easy, steps.angle / 2 / jnp.maximum(angle, 0.1 * steps.angle))
@@ -244,10 +248,10 @@ def follow(
             [P_SPAN, CLOSED, DIVERGED, MAX_POINTS, TOO_SMALL],
             RUNNING,
         )
-        over = ended != RUNNING
+        over = (ended != RUNNING) & live
         sense = 1 - 2 * back
         row = jnp.where(taken, num_each + sense * count, 2 * num_each + 1)
-        ends = state.ended.at[1 - back].set(ended)
+        ends = jnp.where(over, state.ended.at[1 - back].set(ended), state.ended)
         whole = over & ((back == 1) | (ended == CLOSED))
         ends = jnp.where(whole & (ended == CLOSED), CLOSED, ends)
         turns = over & ~whole
@@ -282,7 +286,11 @@ def follow(
         ended=jnp.full(2, NO_START),
         rows=blank.at[num_each].set(jnp.where(found, first, jnp.nan)),
     )
-    end = jax.lax.while_loop(lambda state: state.back < 2, advance, start)
+
+    def several(state):
+        return jax.lax.fori_loop(0, PER_ROUND if size <= 4 else 1, lambda _, state: advance(state), state)
+
+    end = jax.lax.while_loop(lambda state: state.back < 2, several, start)
     total = jnp.where(found, 1 + end.counts.sum(), 0)
     before = end.counts[1]
     places = jnp.arange(2 * num_each + 1)

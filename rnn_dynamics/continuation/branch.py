@@ -164,13 +164,19 @@ def _number(name, value):
 
 
 class _Found(NamedTuple):
-    path: arclength.Path
+    """Few arrays: a compiled call costs a little for each, which is much of a short branch."""
+
+    y: Array
     multipliers: Array
     stable: Array
     residual: Array
-    located: events.Located
+    event_y: Array
     event_multipliers: Array
-    start: Array
+    event_residual: Array
+    event_kind: Array
+    event_converged: Array
+    words: Array
+    """Indices of ENDS, twice, and of STARTS; the number of points, of events; whether they are complete."""
     start_residual: Array
 
 
@@ -204,7 +210,12 @@ def _trace(family, x0, numbers, u, discrete, num_each, max_events):
     if len(x0) > 1:
         time = "discrete" if discrete else "continuous"
         values, event_values = (stability.least_stable_first(each, time=time) for each in (values, event_values))
-    return _Found(path, values, stable, defect, located, event_values, start, start_residual)
+    words = jnp.stack([*path.ended, start, path.number, located.number, located.complete])
+    return _Found(
+        *(path.y, values, stable, defect),
+        *(located.y, event_values, located.residual, located.kind, located.converged),
+        *(words, start_residual),
+    )
 
 
 def _begin(residual, x0, p0, low, high):
@@ -277,36 +288,29 @@ def _spectra(jacobian, ys, count):
 
 
 def _traced(found):
-    path, located = found.path, found.located
-    place = located.y
+    y, place = found.y, found.event_y
     special = Event(
-        located.kind, place[:, -1], place[:, :-1], found.event_multipliers, located.residual, located.converged
+        *(found.event_kind, place[:, -1], place[:, :-1], found.event_multipliers),
+        *(found.event_residual, found.event_converged),
     )
     return Branch(
-        *(path.y[:, -1], path.y[:, :-1], found.multipliers, found.stable, found.residual, special),
-        *(path.ended, found.start, found.start_residual, located.complete),
+        *(y[:, -1], y[:, :-1], found.multipliers, found.stable, found.residual, special),
+        *(found.words[:2], found.words[2], found.start_residual, found.words[5] == 1),
     )
 
 
 def _on_host(found, time):
-    found = jax.device_get(found)
-    path, located = found.path, found.located
-    rows = slice(0, int(path.number))
-    words = [*events.KINDS]
+    found = jax.tree.map(np.asarray, found)  # `jax.device_get` would take half as long as the branch
+    first, last, start, number, num_events, complete = found.words.tolist()
+    y, place = found.y[:number], found.event_y
+    names = [*events.KINDS]
     if time == "continuous":
-        words[events.NS] = words[events.H]
-    special = [
-        Event(words[kind], float(y[-1]), y[:-1], values, float(residual), bool(converged))
-        for kind, y, values, residual, converged in itertools.islice(
-            zip(located.kind, located.y, found.event_multipliers, located.residual, located.converged, strict=True),
-            int(located.number),
-        )
-    ]
+        names[events.NS] = names[events.H]
+    columns = (place[:, -1].tolist(), place[:, :-1], found.event_multipliers, found.event_residual.tolist())
+    rows = itertools.islice(zip(found.event_kind, *columns, found.event_converged.tolist(), strict=True), num_events)
     return Branch(
-        *(path.y[rows, -1], path.y[rows, :-1], found.multipliers[rows], found.stable[rows], found.residual[rows]),
-        tuple(special),
-        (arclength.ENDS[path.ended[0]], arclength.ENDS[path.ended[1]]),
-        STARTS[found.start],
-        float(found.start_residual),
-        bool(located.complete),
+        *(y[:, -1], y[:, :-1], found.multipliers[:number], found.stable[:number], found.residual[:number]),
+        tuple(Event(names[kind], *rest) for kind, *rest in rows),
+        (arclength.ENDS[first], arclength.ENDS[last]),
+        *(STARTS[start], float(found.start_residual), complete == 1),
     )
