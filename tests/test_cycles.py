@@ -7,23 +7,36 @@ import pytest
 
 from rnn_dynamics.fixed_points import Cycles, cycles, find
 from rnn_dynamics.models.pascanu import PascanuRNN
-from rnn_dynamics.models.reference import Henon, Linear, Logistic
+from rnn_dynamics.models.reference import Logistic
 from tests import reference
 
 EPS = np.finfo(float).eps
 UNIT = jnp.asarray(np.random.default_rng(0).uniform(0, 1, (256, 1)))
-PLANE = jnp.asarray(np.random.default_rng(0).uniform(-1, 1, (128, 2)) * np.array([1.3, 0.4]))
+PLANE = jnp.asarray(np.random.default_rng(0).uniform(-1, 1, (64, 2)) * np.array([1.3, 0.4]))
+
+
+def planar(z, u):
+    """Every map of two units here, A z + W max(0, z) + h + q z₀², its numbers the input."""
+    return u["a"] @ z + u["w"] @ jax.nn.relu(z) + u["h"] + u["q"] * z[0] ** 2
+
+
+def plane(a, *, w=((0, 0), (0, 0)), h=(0, 0), q=(0, 0)):
+    return {name: jnp.asarray(value, float) for name, value in zip("awhq", (a, w, h, q), strict=True)}
+
+
+def henon(a=1.4, b=0.3):
+    return plane([[0, 1], [b, 0]], h=[1, 0], q=[-a, 0])
 
 
 def piecewise_linear(a1):
-    """z' = A z + W max(0, z) + h of `reference.PIECEWISE_LINEAR`."""
-    a, w = jnp.array([a1, 0.96461297]), jnp.array([[0, -0.64375], [0.52505308, 0]])
-    return lambda z, u: a * z + w @ jax.nn.relu(z) + jnp.array([0.37298253, -0.97931491])
+    """Of `reference.PIECEWISE_LINEAR`."""
+    w = [[0, -0.64375], [0.52505308, 0]]
+    return plane(np.diag([a1, 0.96461297]), w=w, h=[0.37298253, -0.97931491])
 
 
-def orbits(step, points):
-    """What the map makes of every state of every cycle."""
-    return jax.vmap(jax.vmap(lambda x: step(x, None)))(points)
+def orbits(u, points):
+    """What the planar map makes of every state of every cycle."""
+    return jax.vmap(jax.vmap(lambda x: planar(x, u)))(points)
 
 
 @pytest.mark.parametrize(("period", "number"), [(3, 2), (4, 3), (6, 9)])
@@ -54,14 +67,14 @@ def test_pascanus_unit_has_its_stable_two_cycle(w):
 
 
 def test_henons_two_cycle_is_the_published_one():
-    found = cycles(Henon(), PLANE, 2)
+    found = cycles(planar, PLANE, 2, henon())
     assert len(found) == 1
     np.testing.assert_allclose(found.x, [reference.HENON_TWO_CYCLE], atol=5e-11)  # the digits given
     assert found.kind.tolist() == ["saddle"]
 
 
 def test_the_small_multiplier_of_a_contracting_cycle_is_right_relative_to_itself():
-    found = cycles(Henon(1.4, 1e-3), PLANE[:32], 16)  # every step contracts areas by 1000
+    found = cycles(planar, PLANE, 16, henon(b=1e-3))  # every step contracts areas by 1000
     assert len(found) > 0
     np.testing.assert_allclose(np.prod(found.multipliers, 1), 1e-48, rtol=1e-10, atol=0)
 
@@ -78,9 +91,8 @@ def test_a_cycle_of_sixty_four_steps_is_found_though_errors_grow_by_more_than_th
 
 def test_both_sixteen_cycles_of_the_piecewise_linear_network_are_found():
     system = reference.PIECEWISE_LINEAR[16]
-    step = piecewise_linear(system["a1"])
-    starts = jnp.asarray(np.random.default_rng(0).uniform(-2, 2, (32, 2)))
-    found = cycles(step, starts, 16)
+    starts = jnp.asarray(np.random.default_rng(0).uniform(-2, 2, (64, 2)))
+    found = cycles(planar, starts, 16, piecewise_linear(system["a1"]))
     assert len(found) == 2
     (stable,) = found[found.stable]
     np.testing.assert_allclose(stable.x[0], system["point"], atol=1e-7)  # the digits given
@@ -102,12 +114,12 @@ def test_both_sixteen_cycles_of_the_piecewise_linear_network_are_found():
 
 def test_a_piecewise_linear_network_at_rest_has_no_two_cycle():
     system = reference.PIECEWISE_LINEAR[1]
-    step = piecewise_linear(system["a1"])
-    starts = jnp.asarray(np.random.default_rng(0).uniform(-2, 2, (32, 2)))
-    (rest,) = cycles(step, starts, 1)
+    u = piecewise_linear(system["a1"])
+    starts = jnp.asarray(np.random.default_rng(0).uniform(-2, 2, (64, 2)))
+    (rest,) = cycles(planar, starts, 1, u)
     np.testing.assert_allclose(rest.x[0], system["point"], atol=1e-7)
     np.testing.assert_allclose(np.abs(rest.multipliers[0]), system["multipliers"], atol=1e-7)
-    found = cycles(step, starts, 2, restarts=1, seed=3)
+    found = cycles(planar, starts[:32], 2, u, restarts=1, seed=3)
     assert len(found) == 0
     assert found.status.shape == found.reached.shape == (64,)
     assert "shorter" in found.status
@@ -115,7 +127,7 @@ def test_a_piecewise_linear_network_at_rest_has_no_two_cycle():
 
 
 def test_period_one_is_the_search_for_fixed_points():
-    ours, theirs = cycles(Henon(), PLANE, 1), find(Henon(), PLANE)
+    ours, theirs = cycles(planar, PLANE, 1, henon()), find(planar, PLANE, henon())
     order, other = np.argsort(ours.x[:, 0]), np.argsort(theirs.x[:, 0])
     np.testing.assert_allclose(ours.x[order], theirs.x[other], atol=20 * EPS)
     np.testing.assert_allclose(ours.multipliers[order], theirs.multipliers[other], rtol=100 * EPS)
@@ -124,15 +136,15 @@ def test_period_one_is_the_search_for_fixed_points():
 
 
 def test_points_are_cycles_and_a_start_that_reaches_none_says_why():
-    found = cycles(Henon(), PLANE, 4)
+    found = cycles(planar, PLANE, 2, henon())
     assert isinstance(found, Cycles)
     following = np.roll(found.points, -1, axis=1)
-    miss = np.abs(orbits(Henon(), found.points) - following).max((1, 2))
+    miss = np.abs(orbits(henon(), found.points) - following).max((1, 2))
     np.testing.assert_allclose(miss, found.residual, atol=2 * EPS)
     assert (found.points[:, 0] == found.x).all()
     assert set(found.status) <= {"converged", "shorter", "max_steps", "singular"}
     assert ((found.reached >= 0) == (found.status == "converged")).all()
-    assert found[0].points.shape == (1, 4, 2)
+    assert found[0].points.shape == (1, 2, 2)
     assert repr(found).startswith("Cycles(1 points, 0 stable, residual at most ")
 
 
@@ -140,9 +152,9 @@ def test_an_orbit_that_overflows_has_diverged_and_every_state_of_a_quarter_turn_
     blown = cycles(Logistic(4.0), jnp.full((256, 1), -1e200), 6)
     assert blown.status.tolist() == ["diverged"] * 256  # x is squared six times
     assert (blown.start_residual == np.inf).all()
-    assert len(cycles(Logistic(4.0), jnp.full((256, 1), -1e200), 6, restarts=1)) == 0
-    turn = Linear(jnp.array([[0.0, -1.0], [1.0, 0.0]]))
-    every = cycles(turn, PLANE[:4], 4)  # every state but 0 is on a cycle: each start is on its own
+    assert len(cycles(Logistic(4.0), jnp.full((128, 1), -1e200), 6, restarts=1)) == 0
+    turn = plane([[0, -1], [1, 0]])
+    every = cycles(planar, PLANE[:4], 4, turn)  # every state but 0 is on a cycle: each start is on its own
     assert every.status.tolist() == ["converged"] * 4
     assert len(every) == 4
     assert set(every.kind) == {"marginal"}
