@@ -17,6 +17,13 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _programs_are_given_back():
+    """Linux allows a process 65,530 memory maps, and the programs of all files together would take more."""
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture(autouse=True)
 def _names_in_examples(doctest_namespace):
     """An example starts where its reader does: its module's own names are there, and these."""

@@ -42,9 +42,9 @@ def trajectory(
         num_steps: T; needed without inputs, and must agree with their length otherwise.
         parallel: Cut the orbit into √T/4 blocks and run them side by side, twice: from x_0, and each from where the
             one before it ended. If, to the last bit, that is where it ends again, the blocks are one orbit: the one
-            that single steps lead along, up to the order of sums in a product. Such is an orbit that forgets within a block where it started, with a largest
-            Lyapunov exponent below about -9/√T. Any other is then run step by step, for up to half as much time again.
-            Inside `jax.vmap` all of this is always done.
+            that single steps lead along, up to the order of sums in a product. So is an orbit that forgets within a
+            block where it started, with a largest Lyapunov exponent below about -9/√T. Any other is then run step by
+            step, for up to half as much time again. Inside `jax.vmap` all of this is always done.
 
     Returns:
         x_0 ... x_T in the units of the state. An orbit that leaves the floating-point numbers is infinite or NaN from
