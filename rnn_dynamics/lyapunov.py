@@ -113,8 +113,7 @@ def spectrum(
         Array([-0.693147, -0.693147], dtype=float64)
 
     References:
-        Benettin, Galgani, Giorgilli, Strelcyn (1980); Flegal and Jones (2010) for batch means; Bauer (1957), Das
-        Verfahren der Treppeniteration, for elimination in place of QR.
+        Benettin, Galgani, Giorgilli, Strelcyn (1980); Bauer (1957): elimination; Flegal, Jones (2010): batch means.
     """
     x0 = _check.state("x0", x0)
     total = _check.inputs(inputs, num_steps)

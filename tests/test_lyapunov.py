@@ -152,6 +152,19 @@ def test_the_interval_changes_nothing_but_rounding(interval):
     np.testing.assert_allclose(some.history, every.history, rtol=0, atol=24 * EPS * float(some.condition) * 10)
 
 
+def test_elimination_loses_nothing_to_slopes_that_differ():
+    # diag(σ') W, slopes below e^-50: rows of very different size, each of which keeps its digits
+    network, inputs = ElmanRNN.from_pascanu(gaussian(24, gain=8.0)), drive(400)
+    found = lyapunov.spectrum(network, state(24), inputs, interval="auto")
+    hs = simulate.trajectory(network, state(24), inputs)[:-1]
+    slopes = network.activation.derivative(jax.vmap(network.pre_activation)(hs, inputs))
+    assert float(jnp.log(slopes).min()) < -50
+    exact = np.linalg.slogdet(np.asarray(network.w_rec))[1] + np.log(np.asarray(slopes)).sum(axis=1).mean()
+    # cancellation in a row and in the columns of L, each 10² or so; QR, to which a slope below ε is 0, loses exponents
+    assert float(found.condition) < 1e5
+    assert abs(float(found.exponents.sum()) - exact) < 24 * EPS * float(found.condition)
+
+
 def test_orthogonal_coordinates_change_the_exponents_only_while_they_settle():
     network, inputs = gaussian(24), drive(6000)
     turn = jnp.asarray(np.linalg.qr(np.random.default_rng(7).standard_normal((24, 24)))[0])
@@ -228,9 +241,10 @@ def test_drift_tells_a_run_that_was_too_short():
 # Degenerate cases
 
 
-def test_a_rank_deficient_jacobian_gives_minus_infinity_and_leaves_the_others_right():
+@pytest.mark.parametrize("interval", [1, "auto"])
+def test_a_rank_deficient_jacobian_gives_minus_infinity_and_leaves_the_others_right(interval):
     w = jnp.array([[0.5, 1.0, 0.2], [0.0, 0.8, 0.3], [0.0, 0.0, 0.0]])  # eigenvalues 0.5, 0.8 and 0
-    found = lyapunov.spectrum(Linear(w), jnp.ones(3), num_steps=400, num_transient=150)
+    found = lyapunov.spectrum(Linear(w), jnp.ones(3), num_steps=400, num_transient=150, interval=interval)
     np.testing.assert_allclose(found.exponents[:2], np.log([0.8, 0.5]), rtol=0, atol=1e-10)
     assert float(found.exponents[2]) == -np.inf
     assert not np.isnan(found.standard_error).any()
@@ -243,8 +257,9 @@ def test_the_zero_map_has_all_exponents_minus_infinity():
     assert found.status == "converged"
 
 
-def test_a_diverging_orbit_is_a_status_and_the_exponents_are_those_before():
-    found = lyapunov.spectrum(lambda x, u: 1.1 * x, jnp.ones(2), num_steps=10_000)
+@pytest.mark.parametrize("interval", [1, "auto"])
+def test_a_diverging_orbit_is_a_status_and_the_exponents_are_those_before(interval):
+    found = lyapunov.spectrum(lambda x, u: 1.1 * x, jnp.ones(2), num_steps=10_000, interval=interval)
     assert found.status == "diverged"
     # 1.1^t leaves float64 at t = 1024 ln 2 / ln 1.1 = 7447
     assert abs(int(found.num_averaged) - 7447) <= 1
