@@ -83,7 +83,9 @@ def backpropagate(
        \frac{\partial E}{\partial x_k} = e^{\ell_k} d_k, \quad \|d_k\|_2 = 1 $$
 
     One backward scan of vector-Jacobian products; no Jacobian is formed, and nothing is stored but the result: memory
-    is that of three trajectories.
+    is that of three trajectories (64 units over a million steps take 1.7 GiB in all). Where even the trajectory is too
+    much, keep every √T-th state of it and go back stretch by stretch: run a stretch anew from the state kept at its
+    start, take the direction found at its end for the cotangent, and add the logarithm found there to all of its own.
 
     Args:
         step: The map, `(x, u) -> x`.

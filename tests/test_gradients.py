@@ -295,6 +295,21 @@ def test_back_propagated_gradients_neither_underflow_nor_overflow(factor):
     assert np.isfinite(directions).all()
 
 
+def test_stretch_by_stretch_from_kept_states_the_gradient_is_the_same():
+    network, x0, inputs = driven_network()
+    xs = simulate.trajectory(network, x0, inputs)
+    directions, log_norms = gradients.backpropagate(network, xs, inputs, jnp.eye(7)[2])
+    cotangent, log_norm = jnp.eye(7)[2], 0.0
+    for start in (30, 20, 10, 0):
+        stretch = slice(start, start + 10)
+        run = simulate.trajectory(network, xs[start], inputs[stretch])
+        found, logs = gradients.backpropagate(network, run, inputs[stretch], cotangent)
+        # The same products but for ‖d‖, which rounds off 1 again: 7 units, 40 steps, of which each may lose a digit.
+        np.testing.assert_allclose(found, directions[start : start + 11], rtol=0, atol=40 * 7 * EPS * 10)
+        np.testing.assert_allclose(logs + log_norm, log_norms[start : start + 11], rtol=0, atol=40 * 7 * EPS * 10)
+        cotangent, log_norm = found[0], log_norm + logs[0]
+
+
 def test_a_gradient_that_is_exactly_zero_stays_zero_and_its_logarithm_is_minus_infinity():
     step = lambda x, u: u * x  # noqa: E731
     inputs = jnp.array([[1.0], [0.0], [1.0]])

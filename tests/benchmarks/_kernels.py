@@ -45,6 +45,14 @@ def error_surface(weights, biases, x0, target, *, num_steps):
     return error, gradient
 
 
+def orbit(pushes, w, b, epsilon, x0):
+    """The states x_0 ... x_T, in a new array."""
+    states = np.empty(len(pushes) + 1)
+    parameters = map(_double, (w, b, epsilon, x0))
+    _library().orbit(_long(len(pushes)), _at(pushes), *parameters, _at(states))
+    return states
+
+
 _long, _double = ctypes.c_long, ctypes.c_double
 
 
@@ -60,5 +68,5 @@ def _library():
     with tempfile.TemporaryDirectory() as folder:
         compiled, library = Path(folder, "kernels.o"), Path(folder, "kernels.so")
         subprocess.run(["gcc", *FLAGS, "-c", _SOURCE, "-o", compiled], check=True)
-        subprocess.run(["gcc", "-shared", "-fopenmp", compiled, "-o", library], check=True)
+        subprocess.run(["gcc", "-shared", "-fopenmp", compiled, "-lm", "-o", library], check=True)
         return ctypes.CDLL(str(library))

@@ -1,6 +1,7 @@
-/* What the hardware can do: both benchmarks by hand, in blocks that stay in registers and the first cache, on all
+/* What the hardware can do: benchmarks by hand, in blocks that stay in registers and the first cache, on all
    threads that OMP_NUM_THREADS allows. Compiled with -ffast-math, so that the loops over a block become vector code. */
 
+#include <math.h>
 #include <stdint.h>
 
 #define BLOCK 64
@@ -85,5 +86,16 @@ void error_surface(long num, const double *weights, const double *biases, double
             gradient[2 * (start + i)] = slope * x_w[i];
             gradient[2 * (start + i) + 1] = slope * x_b[i];
         }
+    }
+}
+
+/* One orbit of Doya's neuron, x' = (1 - epsilon) x + epsilon (sigmoid(w x + b) + u): each step waits for the one before
+   it, so there is nothing to vectorise, and libm's exponential is the fastest. */
+void orbit(long num_steps, const double *pushes, double w, double b, double epsilon, double x, double *states)
+{
+    states[0] = x;
+    for (long t = 0; t < num_steps; t++) {
+        x = (1 - epsilon) * x + epsilon * (1 / (1 + exp(-(w * x + b))) + pushes[t]);
+        states[t + 1] = x;
     }
 }
