@@ -15,7 +15,16 @@ import sys
 from pathlib import Path
 from typing import Any
 
-TOPICS = ("orbit_diagram", "error_surface", "fixed_points", "continuation", "lyapunov", "backpropagation", "long_orbit", "startup")
+TOPICS = (
+    "orbit_diagram",
+    "error_surface",
+    "fixed_points",
+    "continuation",
+    "lyapunov",
+    "backpropagation",
+    "long_orbit",
+    "startup",
+)
 HERE = Path(__file__).resolve().parent
 THREADS = {"OMP_NUM_THREADS": "2", "OMP_WAIT_POLICY": "passive"}  # passive: C's threads sleep while others are timed
 MARKED_FLAGS = ("avx2", "fma", "avx512f", "avx512dq")
@@ -37,7 +46,6 @@ every contender returns a new array.
   code is scalar where the last axis of a batch has length 1, as it has for one neuron).
 - *fixed points*: rates are ours over a peer's, from the same starts. A point counts if NumPy verifies it anew.
 - *branches*: NumPy is a pseudo-arclength loop with LAPACK that finds the folds; ours finds all special points.
-- *BPTT*: back-propagation through time, 50 units, 200 steps, float32. torch is `nn.RNN` on its best number of threads.
 - *C, one core*: one orbit by a plain loop with libm's exponential; every step waits for the one before it.
 - *Lyapunov spectra*: NumPy takes a Jacobian, a product and a QR at every step; its time a step is ours' to compare.
 - *BPTT*: a network's outputs, their loss and its gradient in all weights, in float32; torch where it is installed.
