@@ -68,7 +68,7 @@ def row(what: str, measure: str, values: list[float], target: str = "") -> dict[
 
     `target` is "≥ 8" or "≤ 1.5", a bound on the middle value, or empty.
     """
-    middle = statistics.median(values)
+    middle = float(statistics.median(values))
     met = None
     if target:
         sign, bound = target.split()[:2]
