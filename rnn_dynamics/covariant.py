@@ -10,7 +10,6 @@ import equinox
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.scipy.linalg import solve_triangular
 from jaxtyping import Array, Float, PyTree
 
 from rnn_dynamics import _check, jacobians
@@ -110,7 +109,7 @@ def _vectors(step, x0, inputs, total, k, num_transient):
         return (new_x, new_q), (x, q, r + jnp.diag(bounded - diagonal))
 
     def backward(c, r):
-        solved = solve_triangular(r, c)
+        solved = jax.lax.linalg.triangular_solve(r, c, left_side=True)
         length = jnp.linalg.norm(solved, axis=0)
         c = solved / length
         return c, (c, -jnp.log(length))

@@ -13,7 +13,7 @@ import optax
 from jaxtyping import Array, Float, PyTree
 
 from rnn_dynamics import _check, simulate
-from rnn_dynamics._compile import jit
+from rnn_dynamics._compile import jit_wide
 
 __all__ = ["backpropagate", "clip", "clip_by_norm", "contributions", "omega"]
 
@@ -217,7 +217,7 @@ def _unit(vector):
     return scaled / length, jnp.where(largest > 0, jnp.log(length) + jnp.log(safe), -jnp.inf)
 
 
-@jit
+@jit_wide
 def _backpropagate(step, xs, inputs, cotangent):
     def back(carry, now):
         direction, log_norm = carry
@@ -230,7 +230,7 @@ def _backpropagate(step, xs, inputs, cotangent):
     return jnp.concatenate([directions, last[0][None]]), jnp.concatenate([log_norms, last[1][None]])
 
 
-@jit
+@jit_wide
 def _contributions(step, x0, inputs, loss, num_steps):
     xs = simulate.trajectory(step, x0, inputs, num_steps=num_steps)
     parameters, rest = equinox.partition(step, equinox.is_inexact_array)
@@ -244,7 +244,7 @@ def _contributions(step, x0, inputs, loss, num_steps):
     return jax.lax.scan(back, jax.grad(loss)(xs[-1]), (xs[:-1], inputs), reverse=True)[1]
 
 
-@jit
+@jit_wide
 def _omega(step, xs, inputs, cotangents, squared, immediate, bound):
     if immediate:
         xs, cotangents = jax.lax.stop_gradient((xs, cotangents))
@@ -260,7 +260,7 @@ def _omega(step, xs, inputs, cotangents, squared, immediate, bound):
     return jax.vmap(term)(xs[:-1], inputs, cotangents).sum()
 
 
-@jit
+@jit_wide
 def _clip(gradients, max_norm):
     floats, others = equinox.partition(gradients, equinox.is_inexact_array)
     leaves = jax.tree.leaves(floats)

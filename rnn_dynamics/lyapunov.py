@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PyTree
 
-from rnn_dynamics import _check, flows, jacobians
+from rnn_dynamics import _check, _graded, flows, jacobians
 from rnn_dynamics._compile import jit, on_one_blas_thread
 
 __all__ = [
@@ -85,7 +85,8 @@ def spectrum(
     standard error is s/√B: blocks much longer than the memory of the dynamics are independent (batch means).
 
     Several steps may share one QR. Between two of them a column loses digits to those before it, ‖column of R‖/r_ii
-    of them as a factor; `condition` is the largest factor met.
+    of them as a factor; `condition` is the largest factor met. Columns about to leave the floats are factorised early.
+
     With "auto" QR comes at the end of a block. Until then only the span of the leading columns matters, and elimination
     with partial pivoting keeps it at a quarter of the work: J_t L_t = Pᵀ L_{t+1} U_t, with (|L||U|)_ii/|u_ii| for the
     factor (after several steps ‖column of U‖/|u_ii|): rows of one J that differ in size, as those of diag(σ′) W do,
@@ -311,6 +312,7 @@ def _average(push, x0, inputs, total, num_exponents, num_transient, interval):
     blocks = np.where(np.arange(total) < num_transient, num_blocks, boundary[:-1])
     is_end = (np.diff(boundary) > 0) | (np.arange(1, total + 1) == num_transient)
     target = max(0.0, -0.45 * math.log(float(jnp.finfo(x0.dtype).eps)) - math.log(len(x0)))
+    smallest = float(jnp.finfo(x0.dtype).tiny) ** 0.25  # a square must stay in the floats, after one more step
     factorise = _eliminate if interval == "auto" else _orthogonalise
     dtype, one, zeros = x0.dtype, jnp.ones((), x0.dtype), jnp.zeros(num_exponents, x0.dtype)
 
@@ -321,11 +323,12 @@ def _average(push, x0, inputs, total, num_exponents, num_transient, interval):
         (x, q, since, chosen, growth, alive), (logs, counts, lost, skew) = carry
         u, block, is_end = now
         new_x, new_q = push(x, q, u)
-        was_alive, alive = alive, alive & jnp.isfinite(new_x).all() & jnp.isfinite(new_q).all()
+        sizes = jnp.abs(new_q).max(axis=0)
+        was_alive, alive = alive, alive & jnp.isfinite(new_x).all() & jnp.isfinite(sizes).all()
         x, q, since = jnp.where(alive, new_x, x), jnp.where(alive, new_q, q), since + alive
         is_end |= was_alive & ~alive
 
-        due = is_end | (since >= chosen)
+        due = is_end | (since >= chosen) | (sizes.max() > 1 / smallest) | (sizes.min() < smallest)
         q, log, factor, stretch = factorise(q) if interval == 1 else jax.lax.cond(due, factorise, wait, q)
         if interval == "auto":
             q, more, turned, _ = jax.lax.cond(is_end, _orthogonalise, wait, q)
@@ -355,20 +358,11 @@ def _average(push, x0, inputs, total, num_exponents, num_transient, interval):
 def _eliminate(a):
     """Pᵀ L of P A = L U, ln |u_ii|, and the largest (|L||U|)_ii/|u_ii| and ‖column of U‖/|u_ii|."""
     packed, pivots, _ = jax.lax.linalg.lu(a)
-
-    # `lu`'s own permutation, left out by XLA where unused, takes half as long as the elimination; this takes nothing.
-    def swap(i, rows):
-        first, second = rows[i], rows[pivots[i]]
-        rows = jax.lax.dynamic_update_index_in_dim(rows, second, i, 0)
-        return jax.lax.dynamic_update_index_in_dim(rows, first, pivots[i], 0)
-
-    index = jnp.arange(len(a), dtype=pivots.dtype)
-    rows = jax.lax.fori_loop(0, len(pivots), swap, index)
     lower = jnp.tril(packed, -1) + jnp.eye(*a.shape, dtype=a.dtype)
     upper = jnp.triu(packed[: a.shape[1]])
     # Higham (2002), Accuracy and Stability of Numerical Algorithms, theorem 9.3: P A + ΔA = L U, |ΔA| ≤ n ε |L| |U|.
     size = jnp.sum(jnp.abs(lower[: a.shape[1]] * upper.T), axis=1)
-    return lower[jnp.zeros_like(index).at[rows].set(index)], *_diagonal(upper, size, len(a))
+    return _graded.swapped_back(lower, pivots), *_diagonal(upper, size, len(a))
 
 
 def _orthogonalise(a):

@@ -14,7 +14,7 @@ from jax.extend.core import ClosedJaxpr, Var, jaxpr_as_fun
 from jaxtyping import Array, Float, Int, PyTree
 
 from rnn_dynamics import _check
-from rnn_dynamics._compile import jit
+from rnn_dynamics._compile import jit_wide
 
 __all__ = ["Settled", "final_state", "settle", "trajectory"]
 
@@ -147,7 +147,7 @@ def settle(
     return _settle(step, x0, u, num_steps, max_period, tol)
 
 
-@jit
+@jit_wide
 def _settle(step, x0, u, num_steps, max_period, tol):
     x0 = _check.next_state(step, x0, u)
     tol = 100 * jnp.finfo(x0.dtype).eps if tol is None else tol
@@ -158,7 +158,7 @@ def _settle(step, x0, u, num_steps, max_period, tol):
     return Settled(orbit[:-1], jnp.where(jnp.isfinite(orbit).all(), period, -1))
 
 
-@jit
+@jit_wide
 def _trajectory(step, x0, inputs, num_steps, parallel):
     x0 = _check.first_state(step, x0, inputs)
     step = equinox.filter_closure_convert(step, x0, _first(inputs))  # what it closes over has a derivative too
@@ -166,7 +166,7 @@ def _trajectory(step, x0, inputs, num_steps, parallel):
     return jnp.concatenate([xs, last[None]])
 
 
-@jit
+@jit_wide
 def _final_state(step, x0, inputs, num_steps):
     x0 = _check.first_state(step, x0, inputs)
     return jax.lax.scan(lambda x, u: (step(x, u), None), x0, inputs, length=num_steps)[0]

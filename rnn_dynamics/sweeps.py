@@ -13,7 +13,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 
 from rnn_dynamics import _check
-from rnn_dynamics._compile import jit, top_level
+from rnn_dynamics._compile import jit_wide, on_one_blas_thread, top_level
 
 __all__ = ["sweep"]
 
@@ -30,8 +30,9 @@ def sweep(
     take equal shares. A CPU counts as one device, for which one core works; `jax.config.update("jax_num_cpu_devices",
     2)` makes it two, if it comes before anything else is asked of JAX.
 
-    Two kinds of function want `chunk=1`, one point at a time: those with a `while_loop`, which side by side waits for
-    the slowest point, and those that call LAPACK, whose batches can hang when several CPU devices run them at once.
+    Two kinds of function want `chunk=1`, one point after the other without `vmap`: those with a `while_loop`, which
+    side by side waits for the slowest point, and those that call LAPACK, whose batches can hang when several CPU
+    devices run them at once.
 
     Args:
         function: `point -> result`, each any pytree of arrays. It is compiled once for each function object: define it
@@ -69,13 +70,16 @@ def sweep(
     num_points = _num_points(points)
     points = _extended(points, -num_points % len(devices))
     points = jax.device_put(points, NamedSharding(mesh, PartitionSpec("points")))
-    results = _on_many(function, points, chunk or _default_chunk(devices[0].platform), mesh)
+    # A core each, or two BLAS threads a device would wait for each other.
+    results = on_one_blas_thread(_on_many, function, points, chunk or _default_chunk(devices[0].platform), mesh)
     return _first(results, num_points)
 
 
-@jit
+@jit_wide
 def _in_chunks(function, points, chunk):
     num_points = _num_points(points)
+    if chunk == 1:
+        return jax.lax.map(function, points)
     num_chunks = max(-(-num_points // chunk), 1)
     size = -(-num_points // num_chunks)
     points = _extended(points, num_chunks * size - num_points)
@@ -84,7 +88,7 @@ def _in_chunks(function, points, chunk):
     return _first(jax.tree.map(lambda leaf: leaf.reshape(num_chunks * size, *leaf.shape[2:]), results), num_points)
 
 
-@jit
+@jit_wide
 def _on_many(function, points, chunk, mesh):
     shares = PartitionSpec("points")
     share = jax.shard_map(

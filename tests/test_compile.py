@@ -126,7 +126,7 @@ def test_only_the_outermost_call_is_at_the_top_level():
 
 def test_the_option_reaches_the_outermost_program_and_no_other(monkeypatch):
     # An option that XLA does not know is noticed exactly where options are passed on.
-    monkeypatch.setattr(_compile, "_compiler_options", lambda: {"xla_no_such_option": 1})
+    monkeypatch.setattr(_compile, "_compiler_options", lambda wide: {"xla_no_such_option": 1})
     double = _compile.jit(lambda x: 2 * x)
     with pytest.raises(Exception, match="xla_no_such_option"):
         double(X0)
@@ -138,14 +138,22 @@ def test_the_option_reaches_the_outermost_program_and_no_other(monkeypatch):
 
 
 def test_a_cpu_without_the_option_does_without(monkeypatch):
-    monkeypatch.setattr(_compile, "_compiler_options", lambda: None)
+    monkeypatch.setattr(_compile, "_compiler_options", lambda wide: None)
     np.testing.assert_array_equal(_compile.jit(lambda x: 2 * x)(X0), 2 * X0)
 
 
-def test_the_option_is_the_wide_vectors_of_cpus_that_have_them():
+def test_the_options_are_the_wide_vectors_of_cpus_that_have_them_and_a_generator_of_kernels():
     flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
-    wide = jax.default_backend() == "cpu" and " avx512f " in flags
-    assert _compile._compiler_options() == ({"xla_cpu_prefer_vector_width": 512} if wide else None)
+    on_cpu = jax.default_backend() == "cpu"
+    vectors = {"xla_cpu_prefer_vector_width": 512} if " avx512f " in flags else {}
+    for wide in (True, False):
+        expected = vectors | {"xla_cpu_use_fusion_emitters": wide} if on_cpu else None
+        assert _compile._compiler_options(wide) == expected
+
+
+def test_a_jaxlib_that_knows_no_generators_is_not_told_of_them(monkeypatch):
+    monkeypatch.setattr(_compile, "_GENERATOR", "xla_no_such_option")
+    assert not _compile._has_two_generators.__wrapped__()
 
 
 # What is compiled, and how often

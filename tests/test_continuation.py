@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import scipy.optimize
 
-from rnn_dynamics.continuation import trace
+from rnn_dynamics.continuation import linear, trace
 from tests import reference
 from tests.families import HENON, Circuit, doya, logistic, pair, pascanu, planar_family, quadratic, scalar_family, unit
 
@@ -393,3 +393,19 @@ def test_in_single_precision_the_folds_are_right_to_single_precision():
     for event, (b, _) in zip(branch.events, reference.DOYA_FOLDS[5.0], strict=True):
         assert event.converged
         assert event.p == pytest.approx(b, rel=10 * float(np.finfo(np.float32).eps))
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 4, 9])
+def test_bordered_systems_and_their_adjoints_are_solved_with_one_factorisation(size):
+    generator = np.random.default_rng(size)
+    matrix, right, left = (
+        generator.standard_normal(shape) + 1j * generator.standard_normal(shape) for shape in ((size, size), size, size)
+    )
+    x, y, w = linear.solve_both(jnp.asarray(matrix), [jnp.asarray(right), 2j * jnp.asarray(right)], jnp.asarray(left))
+    tol = 100 * size * EPS * np.linalg.cond(matrix)  # elimination with partial pivoting: Higham (2002), chapter 9
+    np.testing.assert_allclose(matrix @ x, right, rtol=0, atol=tol * np.abs(right).max())
+    np.testing.assert_allclose(y, 2j * x, rtol=0, atol=tol * np.abs(x).max())
+    np.testing.assert_allclose(matrix.conj().T @ w, left, rtol=0, atol=tol * np.abs(left).max())
+    solution, sign = linear.solve_with_sign(jnp.asarray(matrix.real), jnp.asarray(right.real))
+    np.testing.assert_allclose(matrix.real @ solution, right.real, rtol=0, atol=tol * np.abs(right).max())
+    assert sign == np.linalg.slogdet(matrix.real)[0]

@@ -165,6 +165,19 @@ def test_elimination_loses_nothing_to_slopes_that_differ():
     assert abs(float(found.exponents.sum()) - exact) < 24 * EPS * float(found.condition)
 
 
+@pytest.mark.parametrize("interval", [40, "auto"])
+@pytest.mark.parametrize("factor", [1e-3, 0.1, 10.0, 1e3])
+def test_no_interval_is_so_long_that_its_product_leaves_the_floats(factor, interval):
+    # Forty steps would take float32 to 10^±120. Expanding, the orbit is wrapped, as Arnold's is.
+    def step(x, u):
+        del u
+        return factor * x - jax.lax.stop_gradient(jnp.round(factor * x))
+
+    spectrum = lyapunov.spectrum(step, jnp.array([0.1, 0.2, 0.3], jnp.float32), num_steps=1000, interval=interval)
+    assert spectrum.status == "converged"
+    np.testing.assert_allclose(spectrum.exponents, math.log(factor), rtol=1e-5)
+
+
 def test_orthogonal_coordinates_change_the_exponents_only_while_they_settle():
     network, inputs = gaussian(24), drive(6000)
     turn = jnp.asarray(np.linalg.qr(np.random.default_rng(7).standard_normal((24, 24)))[0])

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from rnn_dynamics import _check
-from rnn_dynamics._compile import jit
+from rnn_dynamics._compile import jit_wide
 
 __all__ = ["orbit_diagram"]
 
@@ -81,7 +81,7 @@ def orbit_diagram(
     return _carried(family, values[order], x0, num_kept, num_transient, inputs)[jnp.argsort(order)]
 
 
-@jit
+@jit_wide
 def _fresh(family, values, x0, num_kept, num_transient, inputs):
     x0 = _promoted(family, values, x0, inputs)
     step = jax.vmap(lambda p, x, u: family(p)(x, u), in_axes=(0, 0, None))
@@ -99,7 +99,7 @@ def _fresh(family, values, x0, num_kept, num_transient, inputs):
     return jax.lax.fori_loop(0, num_chunks, fill, jnp.zeros((len(values), num_kept, len(x0)), x0.dtype))
 
 
-@jit
+@jit_wide
 def _carried(family, values, x0, num_kept, num_transient, inputs):
     x0 = _promoted(family, values, x0, inputs)
     return jax.lax.scan(lambda x, p: _settle(family(p), x, num_kept, num_transient, inputs), x0, values)[1]

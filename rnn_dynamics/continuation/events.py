@@ -176,7 +176,7 @@ def _narrow(problem, search, end, length):
     _, _, low, high, halve = search
     shortest, tiny = 50 * float(jnp.finfo(end.y.dtype).eps), float(jnp.finfo(end.y.dtype).tiny)
     kind = _kind(low.signature, high.signature)
-    y, residual, converged = _newton(problem, kind, low, high)
+    y, residual, converged = _newton(problem, jnp.where(halve, -1, kind), low, high)
     chord = high.y - low.y
     width = _norm(problem, chord)
     along = jnp.sum(problem.weights * chord * (y - low.y)) / width**2
@@ -259,7 +259,7 @@ def _likeliest(a, b):
 
 
 def _newton(problem, kind, low, high):
-    """A special point of this kind from the middle of a bracket: (y, residual with the test functions, converged).
+    """A special point of this kind from inside a bracket: (y, residual with the test functions, converged).
 
     With M = [F_x - μ, b; c* 0], M (v; g) = (0; 1) and M* (w; ·) = (0; 1), the scalar g vanishes exactly where μ is an
     eigenvalue, and its derivative is -w* (F_x - μ)' v: no derivative of a linear solver is needed. The unknowns are y
@@ -270,19 +270,18 @@ def _newton(problem, kind, low, high):
     - BP: G + s b = 0, g = 0 and w* G_p = 0, which with μ = 1 make [G_x G_p] lose rank; there s = 0. Without s the
       system would be singular itself (Moore 1980).
 
-    The bordering vectors b and c follow w and v, so M stays regular; in the first rounds they alone move, which is
-    inverse iteration.
+    The bordering vectors b and c follow w and v, so M stays regular; before the first round they alone move, which is
+    inverse iteration. Of no kind, -1, nothing is solved.
 
     References:
         Govaerts (2000), Numerical methods for bifurcations of dynamical equilibria, chapters 3, 4 and 8; Kuznetsov
         (2004), section 10.2.
     """
     size, dtype = len(low.y) - 1, low.y.dtype
-    turning, complex_pair, crossing = kind == LP, kind == NS, kind == BP
-    share = low.tangent[-1] / (low.tangent[-1] - high.tangent[-1])
-    share = jnp.where(turning & (share > 0) & (share < 1), share, 0.5)
-    excess = jnp.abs(jnp.abs(high.values) - 1) if problem.discrete else jnp.abs(high.values.real)
-    critical = high.values[jnp.argmin(jnp.where(high.values.imag > 0, excess, jnp.inf))]
+    complex_pair, crossing = kind == NS, kind == BP
+    (below, _), (above, critical) = (_test(problem, kind, point) for point in (low, high))
+    share = below / (below - above)
+    share = jnp.where((share > 0) & (share < 1) & ~crossing, share, 0.5)
     phase = jnp.angle(critical) if problem.discrete else critical.imag
     real = jnp.where(kind == PD, -1.0, 1.0) if problem.discrete else 0.0
     guess = jnp.append(low.y + share * (high.y - low.y), jnp.where(complex_pair, phase, 0.0))
@@ -293,17 +292,27 @@ def _newton(problem, kind, low, high):
     def pushed(y, direction):
         return jax.jvp(problem.residual, (y,), (direction,))[1]
 
+    def shifted(z):
+        value = jnp.exp(1j * z[-1]) if problem.discrete else 1j * z[-1]
+        value = jnp.where(complex_pair, value, real)
+        return problem.jacobian(z[:-1]) - value * jnp.eye(size, dtype=dtype), value
+
+    def bordered(matrix, b, c, slope):
+        """(v; g), (w; ·) and M⁻¹ (-slope; 0)."""
+        whole = jnp.block([[matrix, b[:, None]], [c.conj()[None], jnp.zeros((1, 1), matrix.dtype)]])
+        right, moved, left = linear.solve_both(whole, [last, jnp.append(-slope, 0.0).astype(last.dtype)], last)
+        return right, left[:-1], moved
+
+    def unit(v):
+        return v / jnp.linalg.norm(v)
+
     def again(state):
         z, best, least, old, b, c, count, _ = state
         y, s = z[:-1], z[-1]
-        value = jnp.exp(1j * s) if problem.discrete else 1j * s
-        value, turn = jnp.where(complex_pair, value, real), (1j * value if problem.discrete else 1j)
-        matrix = problem.jacobian(y) - value * jnp.eye(size, dtype=dtype)
-        whole = jnp.block([[matrix, b[:, None]], [c.conj()[None], jnp.zeros((1, 1), matrix.dtype)]])
+        matrix, value = shifted(z)
         slope = pushed(y, at_p)
-        right, moved = linear.solve_many(whole, [last, jnp.append(-slope, 0.0).astype(last.dtype)])
-        (left,) = linear.solve_many(whole.conj().T, [last])
-        v, g, w, x_p = right[:-1], right[-1], left[:-1], moved[:-1]
+        right, w, moved = bordered(matrix, b, c, slope)
+        v, g, x_p = right[:-1], right[-1], moved[:-1]
         first = jnp.append(v.real, 0.0)
         second = jnp.where(crossing, jnp.append(x_p.real, 1.0), jnp.append(v.imag, 0.0))
 
@@ -312,6 +321,7 @@ def _newton(problem, kind, low, high):
 
         (defect, _, _), (top, along_first, along_second) = linear.derivative(linearised, y)
         rows = -(w.conj() @ (along_first + 1j * along_second))
+        turn = 1j * value if problem.discrete else 1j
         across = jnp.where(complex_pair, turn * jnp.vdot(w, v), 0.0)
         tests = jnp.stack([g.real, jnp.where(crossing, -(w.real @ slope), jnp.where(complex_pair, g.imag, 0.0))])
         both = complex_pair | crossing
@@ -324,29 +334,43 @@ def _newton(problem, kind, low, high):
             ]
         )
         error = jnp.maximum(jnp.abs(defect).max(), jnp.abs(tests).max())
-        error = jnp.where(jnp.isfinite(error) & (count >= warm), error, jnp.inf)
+        error = jnp.where(jnp.isfinite(error), error, jnp.inf)
         better = error < least
         best, least = jnp.where(better, z, best), jnp.where(better, error, least)
         rest = jnp.append(defect + jnp.where(crossing, s * b.real, 0.0), tests)
         rest = jnp.where(jnp.arange(size + 2) == size + 1, jnp.where(both, rest[-1], s), rest)
-        change = jnp.where(count >= warm, linear.solve(system, -rest), 0.0)
+        change = linear.solve(system, -rest)
         move = jnp.sqrt(jnp.sum(weights * change**2))
-        goes_on = (count < warm) | (jnp.isfinite(move) & (move > 0) & ((move < old) | (count < warm + 3)))
-        old = jnp.where(count >= warm, move, old)
-        b, c = w / jnp.linalg.norm(w), v / jnp.linalg.norm(v)
-        return z + change, best, least, old, b, c, count + 1, goes_on & (count < 25)
+        # After a small move the square of it is below rounding: the point just judged is the last.
+        last_one = (old <= small) & (error <= floor)
+        goes_on = jnp.isfinite(move) & (move > 0) & ((move < old) | (count < 3)) & ~last_one
+        return z + change, best, least, move, unit(w), unit(v), count + 1, goes_on & (count < 23)
 
-    warm = 0 if size == 1 else 2
-    start = jnp.cos(1.0 + jnp.arange(size)).astype(last.dtype)  # no special direction
-    start = start / jnp.linalg.norm(start)
+    def turn_to(_, borders):
+        right, w, _ = bordered(shifted(guess)[0], *borders, jnp.zeros(size, dtype))
+        return unit(w), unit(right[:-1])
+
+    small, floor = 0.1 * math.sqrt(float(jnp.finfo(dtype).eps)), 100 * float(jnp.finfo(dtype).eps)
+    b = c = unit(jnp.cos(1.0 + jnp.arange(size)).astype(last.dtype))  # no special direction
+    if size > 1:
+        b, c = jax.lax.fori_loop(0, 2, turn_to, (b, c))
     huge = jnp.asarray(jnp.inf, dtype)
-    state = guess, guess, huge, huge, start, start, jnp.zeros((), int), jnp.asarray(True)
+    state = guess, guess, huge, huge, b, c, jnp.zeros((), int), kind >= 0
     _, best, least, *_ = jax.lax.while_loop(lambda state: state[-1], again, state)
     # A double real multiplier solves the equations of a pair too.
     angle = jnp.abs(jnp.sin(best[-1])) if problem.discrete else jnp.abs(best[-1])
     truly = ~complex_pair | (angle > math.sqrt(_tol(dtype)))
-    small = least <= _tol(dtype) * jnp.minimum(1e3, 1 + jnp.abs(best[:-1]).max())
-    return best[:-1], least, small & truly
+    solved = least <= _tol(dtype) * jnp.minimum(1e3, 1 + jnp.abs(best[:-1]).max())
+    return best[:-1], least, solved & truly
+
+
+def _test(problem, kind, point):
+    """A number that changes sign at a fold, a flip or a Neimark-Sacker point, and the multiplier it belongs to."""
+    values = point.values
+    excess = jnp.abs(values) - 1 if problem.discrete else values.real
+    meant = jnp.where(kind == NS, values.imag > 0, (values.imag == 0) & (values.real < 0))
+    nearest = jnp.argmin(jnp.where(meant, jnp.abs(excess), jnp.inf))
+    return jnp.where(kind == LP, point.tangent[-1], excess[nearest]), values[nearest]
 
 
 def _carry_on(sides):

@@ -9,7 +9,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Inexact
 
-__all__ = ["derivative", "null_vectors", "solve", "solve_many", "solve_with_sign"]
+from rnn_dynamics import _graded
+
+__all__ = ["derivative", "null_vectors", "solve", "solve_both", "solve_with_sign"]
 
 
 def derivative(function, y: Float[Array, " m"]) -> tuple[Float[Array, "*k"], Float[Array, "*k m"]]:
@@ -35,22 +37,36 @@ def solve_with_sign(matrix: Inexact[Array, "m m"], right: Inexact[Array, " m"]) 
         rows = jnp.cross(jnp.roll(matrix, -1, 0), jnp.roll(matrix, -2, 0))  # the columns of the adjugate
         det = matrix[0] @ rows[0]
         return right @ rows / det, jnp.sign(det)
-    factors, pivots = jax.scipy.linalg.lu_factor(matrix, check_finite=False)
+    solution, packed, pivots = _eliminate(matrix, right[:, None])
     swaps = jnp.sum(pivots != jnp.arange(len(pivots), dtype=pivots.dtype))
-    sign = jnp.prod(jnp.sign(jnp.diagonal(factors))) * (1 - 2 * (swaps % 2))
-    return jax.scipy.linalg.lu_solve((factors, pivots), right, check_finite=False), sign
+    return solution[:, 0], jnp.prod(jnp.sign(jnp.diagonal(packed))) * (1 - 2 * (swaps % 2))
 
 
 def solve(matrix: Inexact[Array, "m m"], right: Inexact[Array, " m"]) -> Inexact[Array, " m"]:
     """M⁻¹ r; a singular M gives something that is not finite."""
-    return solve_with_sign(matrix, right)[0] if len(matrix) <= 3 else jnp.linalg.solve(matrix, right)
+    return solve_with_sign(matrix, right)[0]
 
 
-def solve_many(matrix: Inexact[Array, "m m"], rights: list[Array]) -> list[Array]:
-    """M⁻¹ r for several r, with one factorisation."""
+def solve_both(matrix: Inexact[Array, "m m"], rights: list[Array], left: Array) -> list[Array]:
+    """M⁻¹ r for several r, and last M⁻* l, with one factorisation."""
     if len(matrix) <= 3:
-        return [solve(matrix, right) for right in rights]
-    return list(jnp.linalg.solve(matrix, jnp.stack(rights, axis=1)).T)
+        return [*(solve(matrix, right) for right in rights), solve(matrix.conj().T, left)]
+    solutions, packed, pivots = _eliminate(matrix, jnp.stack(rights, axis=1))
+    adjoint = {"left_side": True, "transpose_a": True, "conjugate_a": True}
+    left = jax.lax.linalg.triangular_solve(packed, left[:, None], **adjoint)
+    left = jax.lax.linalg.triangular_solve(packed, left, lower=True, unit_diagonal=True, **adjoint)
+    return [*solutions.T, _graded.swapped_back(left[:, 0], pivots)]
+
+
+def _eliminate(matrix, rights):
+    """M⁻¹ R, and of P M = L U both factors in one matrix, with the pivots.
+
+    The elimination of [M R] leaves L⁻¹ P R beside U. JAX's own solver has a loop that makes P of the pivots, on a CPU
+    half as long as the elimination.
+    """
+    both, pivots, _ = jax.lax.linalg.lu(jnp.hstack([matrix, rights]))
+    packed, rest = both[:, : len(matrix)], both[:, len(matrix) :]
+    return jax.lax.linalg.triangular_solve(packed, rest, left_side=True), packed, pivots
 
 
 def null_vectors(matrix: Inexact[Array, "k m"]) -> tuple[Inexact[Array, " k"], Inexact[Array, " m"]]:

@@ -214,7 +214,7 @@ def _solve_cyclic(jacobian, g):
     def substitute(after, row):
         r, rest = row
         right = rest[:, -1] - rest[:, :n] @ first - rest[:, n:-1] @ after
-        d = jax.scipy.linalg.solve_triangular(r, right)
+        d = jax.lax.linalg.triangular_solve(r, right[:, None], left_side=True)[:, 0]
         return d, d
 
     (s, t, c), rows = jax.lax.scan(eliminate, (jacobian[0], -eye, g[0]), (jacobian[1:], g[1:]))

@@ -7,19 +7,16 @@ author declared (`jax.custom_jvp`, `stop_gradient`) need not be the derivative. 
 max, abs) must choose alike in the whole box, so what has been evaluated is smooth there.
 """
 
+from importlib.util import find_spec
 from typing import Any, NamedTuple
 
 import jax
+import lazy_loader
 import numpy as np
 from jax.extend.core import ClosedJaxpr, Literal
 
-try:
-    import flint as _flint
-except ImportError:
-    _flint = None
-
-flint: Any = _flint
-"""python-flint; None where it is not installed."""
+flint: Any = lazy_loader.load("flint") if find_spec("flint") else None
+"""python-flint, loaded on first use; None where it is not installed."""
 
 __all__ = ["CannotEvaluate", "value_and_jacobian"]
 

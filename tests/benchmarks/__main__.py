@@ -45,7 +45,8 @@ every contender returns a new array.
   NumPy asks for them by itself) and `XLA_FLAGS=--xla_backend_extra_options=xla_cpu_disable_tiled_emitter` (XLA's tiled
   code is scalar where the last axis of a batch has length 1, as it has for one neuron).
 - *fixed points*: rates are ours over a peer's, from the same starts. A point counts if NumPy verifies it anew.
-- *branches*: NumPy is a pseudo-arclength loop with LAPACK that finds the folds; ours finds all special points.
+- *branches*: NumPy is a pseudo-arclength loop with LAPACK that finds the folds and, between two points, one crossing
+  of the unit circle; ours finds all special points.
 - *C, one core*: one orbit by a plain loop with libm's exponential; every step waits for the one before it.
 - *Lyapunov spectra*: NumPy takes a Jacobian, a product and a QR at every step; its time a step is ours' to compare.
 - *BPTT*: a network's outputs, their loss and its gradient in all weights, in float32; torch where it is installed.

@@ -1,6 +1,7 @@
 """How everything here is timed: contenders take turns, and a round in which the machine had other work is repeated."""
 
 import gc
+import math
 import os
 import statistics
 import sys
@@ -15,18 +16,19 @@ UNDISTURBED = 0.03
 """A round counts if other processes had less than this share of one core meanwhile."""
 PATIENCE = 600.0
 """Seconds of waiting for such rounds, after which the least disturbed ones have to do."""
+SHORT = 0.05
+"""Seconds that a contender's turn takes at least: what is shorter is called several times, as a loop would call it."""
 
 
 def side_by_side(contenders: dict[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
-    """Seconds of each contender in each round, A B C A B C ..., after a first call of each that is not counted."""
-    for run in contenders.values():
-        jax.block_until_ready(run())
+    """Seconds a call of each contender in each round, A B C A B C ..., after first calls that are not counted."""
+    turns = {name: (run, _num_calls(run)) for name, run in contenders.items()}
     done, end = [], time.monotonic() + PATIENCE
     gc.collect()
     gc.disable()
     try:
         while sum(share < UNDISTURBED for share, _ in done) < rounds and (len(done) < rounds or time.monotonic() < end):
-            done.append(_round(contenders))
+            done.append(_round(turns))
             if done[-1][0] >= UNDISTURBED:
                 time.sleep(0.5)
     finally:
@@ -37,14 +39,23 @@ def side_by_side(contenders: dict[str, Callable[[], Any]], rounds: int) -> dict[
     return {name: [seconds[name] for _, seconds in best] for name in contenders}
 
 
-def _round(contenders):
-    """What other processes had of a core meanwhile, and the seconds of each contender."""
+def _num_calls(run):
+    """How many calls make a turn, from the second call: the first compiles."""
+    jax.block_until_ready(run())
+    before = time.perf_counter()
+    jax.block_until_ready(run())
+    return math.ceil(SHORT / (time.perf_counter() - before))
+
+
+def _round(turns):
+    """What other processes had of a core meanwhile, and the seconds a call of each contender."""
     seconds, start, others = {}, time.perf_counter(), _seconds_of_others()
-    for name, run in contenders.items():
+    for name, (run, num_calls) in turns.items():
         before = time.perf_counter()
-        result = jax.block_until_ready(run())
-        seconds[name] = time.perf_counter() - before
-        del result  # what it costs to give the memory back is nobody's
+        for _ in range(num_calls):
+            result = jax.block_until_ready(run())
+        seconds[name] = (time.perf_counter() - before) / num_calls
+        del result  # what it costs to give the last one's memory back is nobody's
     return (_seconds_of_others() - others) / (time.perf_counter() - start), seconds
 
 

@@ -6,12 +6,13 @@ import time
 import jax
 import jax.numpy as jnp
 import numpy as np
+import scipy.optimize
 
-from rnn_dynamics import continuation
+from rnn_dynamics import continuation, sweeps
 from rnn_dynamics.models import DoyaNeuron
 from tests.benchmarks._measure import quotients, row, side_by_side
 
-VARIANTS = {"": {}}
+VARIANTS = {"": {}, "two devices": {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}}
 
 W, SPAN = 5.0, (-4.0, -1.0)
 START = 0.018_659_6
@@ -22,7 +23,8 @@ QUICK = {"curves": 20, "starts": 2, "rounds": 3, "reach": 0.5}
 
 def rows(*, quick: bool):
     settings = QUICK if quick else FULL
-    yield from _neuron(settings)
+    if jax.local_device_count() == 1:
+        yield from _neuron(settings)
     yield from _network(settings)
 
 
@@ -61,7 +63,7 @@ def _curve(what, settings, *, largest, numpy_largest, max_points):
     compiling = time.perf_counter() - start
     folds = [event.p for event in branch.events]
     np.testing.assert_allclose(folds, [float(b) for b, _ in DoyaNeuron.folds(W)], rtol=0, atol=1e-15)
-    points, _, found = in_numpy()
+    points, _, found, _ = in_numpy()
     np.testing.assert_allclose(found, folds, rtol=0, atol=1e-12)
     print(f"{what}: {len(branch)} points, NumPy {len(points)}", file=sys.stderr)
 
@@ -98,13 +100,9 @@ def _network(settings):
     def ours():
         return continuation.trace(family, x0, 0.0, **options)
 
-    @jax.jit
-    def many(starts):
-        def curve(start):
-            branch = continuation.trace(family, start, 0.0, **options)
-            return branch.p, branch.x, branch.multipliers, branch.events.p
-
-        return jax.lax.map(curve, starts)  # one after the other: lanes of LAPACK calls gain nothing from `vmap`
+    def curve(start):
+        branch = continuation.trace(family, start, 0.0, **options)
+        return branch.p, branch.x, branch.multipliers, branch.events.p
 
     starts = jnp.asarray(0.1 * rng.normal(size=(settings["starts"], SIZE)))
     start = time.perf_counter()
@@ -126,7 +124,7 @@ def _network(settings):
     by_point = {name: [s / per_point[name] for s in times] for name, times in seconds.items()}
     yield row(what, "NumPy / ours, a point", quotients(by_point["NumPy"], by_point["ours"]))
     yield row(what, "first call, seconds", [compiling], "≤ 5 s")
-    seconds = side_by_side({"ours": contenders["ours"], "many": lambda: many(starts)}, 1)
+    seconds = side_by_side({"ours": contenders["ours"], "many": lambda: sweeps.sweep(curve, starts, chunk=1)}, 3)
     yield row(what, f"{settings['starts']} starts at once / one", quotients(seconds["many"], seconds["ours"]), "≤ 40")
 
 
@@ -141,10 +139,14 @@ def _doya_jacobian(y):
 
 
 def numpy_curve(residual, jacobian, x0, span, *, first=0.01, largest=0.1, angle=0.3):
-    """The same curve from span[0] to span[1] as one writes it in NumPy: points, multipliers and the folds' parameters.
+    """The same curve from span[0] to span[1] as one writes it in NumPy and SciPy.
 
     LAPACK solves the bordered systems; steps, norm and tolerances are ours; folds by Newton's method on the bordered
-    scalar; multipliers of all points in one call at the end. It has fewer tests at each point and locates folds alone.
+    scalar; multipliers of all points in one call at the end; where the number of unstable ones changes between folds,
+    Brent's method on the modulus that crosses 1, one crossing an interval.
+
+    Returns:
+        Points, multipliers, the folds' parameters, those of the crossings.
     """
     size, (low, high) = len(x0), span
     width = abs(high - low)
@@ -168,7 +170,7 @@ def numpy_curve(residual, jacobian, x0, span, *, first=0.01, largest=0.1, angle=
 
     y, _ = newton(np.append(x0, low), last, 50)
     tangent = unit(last, y) * (1 if high > low else -1)
-    points, folds, step = [y], [], first
+    points, borders, folds, step = [y], [], [], first
     while step > 1e-9 and len(points) < 2000:
         length, border = step, weights * tangent
         if tangent[-1] != 0:
@@ -184,16 +186,32 @@ def numpy_curve(residual, jacobian, x0, span, *, first=0.01, largest=0.1, angle=
         if turn > angle:
             step /= 2
             continue
-        if new_tangent[-1] * tangent[-1] < 0:
+        at_fold = new_tangent[-1] * tangent[-1] < 0
+        if at_fold:
             folds.append(_numpy_fold(residual, jacobian, (y + new) / 2))
         y, tangent = new, new_tangent
         points.append(y)
+        borders.append(None if at_fold else border)
         if border is last:
             break
         step = min(step * min(2.0 if tries <= 3 else 1.0, angle / 2 / max(turn, angle / 10)), largest)
     points = np.array(points)
-    matrices = np.stack([jacobian(y)[:, :-1] + np.eye(size) for y in points])
-    return points, np.linalg.eigvals(matrices), folds
+    multipliers = np.linalg.eigvals(np.stack([jacobian(y)[:, :-1] + np.eye(size) for y in points]))
+    unstable = (np.abs(multipliers) > 1).sum(axis=1)
+    crossings = []
+    for i in np.flatnonzero(np.diff(unstable)):
+        if borders[i] is None:
+            continue
+        which = min(unstable[i : i + 2])
+
+        def at(share, i=i):
+            return newton(points[i] + share * (points[i + 1] - points[i]), borders[i])[0]
+
+        def excess(share, at=at, which=which):
+            return np.sort(np.abs(np.linalg.eigvals(jacobian(at(share))[:, :-1] + np.eye(size))))[::-1][which] - 1
+
+        crossings.append(at(scipy.optimize.brentq(excess, 0, 1, xtol=1e-12))[-1])
+    return points, multipliers, folds, crossings
 
 
 def _numpy_fold(residual, jacobian, y):
