@@ -347,7 +347,8 @@ def _newton(problem, kind, low, high):
         return z + change, best, least, move, unit(w), unit(v), count + 1, goes_on & (count < 23)
 
     def turn_to(_, borders):
-        right, w, _ = bordered(shifted(guess)[0], *borders, jnp.zeros(size, dtype))
+        b, c = borders
+        right, w, _ = bordered(shifted(guess)[0], b, c, jnp.zeros(size, dtype))
         return unit(w), unit(right[:-1])
 
     small, floor = 0.1 * math.sqrt(float(jnp.finfo(dtype).eps)), 100 * float(jnp.finfo(dtype).eps)
