@@ -147,13 +147,13 @@ def test_the_options_are_the_wide_vectors_of_cpus_that_have_them_and_a_generator
     on_cpu = jax.default_backend() == "cpu"
     vectors = {"xla_cpu_prefer_vector_width": 512} if " avx512f " in flags else {}
     for wide in (True, False):
-        expected = vectors | {"xla_cpu_use_fusion_emitters": wide} if on_cpu else None
-        assert _compile._compiler_options(wide) == expected
+        generator = {"xla_cpu_use_fusion_emitters": wide} | ({} if wide else {"xla_backend_optimization_level": 1})
+        assert _compile._compiler_options(wide) == (vectors | generator if on_cpu else None)
 
 
-def test_a_jaxlib_that_knows_no_generators_is_not_told_of_them(monkeypatch):
-    monkeypatch.setattr(_compile, "_GENERATOR", "xla_no_such_option")
-    assert not _compile._has_two_generators.__wrapped__()
+def test_a_jaxlib_that_does_not_know_an_option_is_not_told_it():
+    assert _compile._are_known(("xla_cpu_use_fusion_emitters", False), ("xla_backend_optimization_level", 1))
+    assert not _compile._are_known(("xla_cpu_use_fusion_emitters", False), ("xla_no_such_option", 1))
 
 
 # What is compiled, and how often
