@@ -60,7 +60,10 @@ class PascanuRNN(equinox.Module):
 
     def __call__(self, x: Float[Array, " n"], u: Float[Array, " m"] | None = None) -> Float[Array, " n"]:
         """The next state."""
-        return self.w_rec @ self.activation(self._state(x)) + drive(self.w_in, u) + self.b
+        sigma = self.activation(self._state(x))
+        # Of one unit, a plain product: XLA would transpose the batches of a matrix product at every step.
+        pushed = self.w_rec[0] * sigma if len(sigma) == 1 else self.w_rec @ sigma
+        return pushed + drive(self.w_in, u) + self.b
 
     def jacobian(self, x: Float[Array, " n"], u: Float[Array, " m"] | None = None) -> Float[Array, "n n"]:
         """∂x'/∂x = W diag(σ'(x)), which does not depend on the input."""
