@@ -187,9 +187,9 @@ def test_a_model_of_other_weights_is_not_another_program(monkeypatch):
 
 def test_matrix_products_keep_the_precision_of_their_dtype_the_callers_included():
     # On a CPU they always do; a GPU obeys what the program says.
-    network = PascanuRNN(jnp.eye(1), None, jnp.zeros(1))
+    network = PascanuRNN(jnp.eye(2), None, jnp.zeros(2))
     for function in (final_state, to_state):
-        program = str(jax.make_jaxpr(lambda x, function=function: function(network, x, num_steps=2))(X0))
+        program = str(jax.make_jaxpr(lambda x, function=function: function(network, x, num_steps=2))(jnp.zeros(2)))
         assert program.count("dot_general") == program.count("(Precision.HIGHEST, Precision.HIGHEST)") > 0
 
 
