@@ -1,9 +1,14 @@
 """What tests and doctests share: float64, a quiet picture backend, a compilation cache, names for the examples."""
 
+import importlib.metadata
 import os
 from pathlib import Path
 
 os.environ.setdefault("MPLBACKEND", "agg")
+# The programs that tests make round the package's functions compile as its own long ones do (`_compile.py`); what the
+# package compiles itself says what it needs. XLA refuses to start with a flag that it does not know.
+if importlib.metadata.version("jaxlib").startswith("0.10."):
+    os.environ["XLA_FLAGS"] = f"--xla_cpu_use_fusion_emitters=false {os.environ.get('XLA_FLAGS', '')}"
 
 import jax
 import jax.numpy as jnp
