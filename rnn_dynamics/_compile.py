@@ -1,4 +1,4 @@
-"""How the package compiles: its one `jit`, and one BLAS thread round small linear algebra.
+"""How the package compiles: its `jit`, the same for elementwise work, and one BLAS thread round small linear algebra.
 
 Row 0 of the layer table: imports nothing of the package. Next: `activations`, `products`.
 """

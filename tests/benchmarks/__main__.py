@@ -34,8 +34,8 @@ EXPLANATION = """\
 
 `make benchmark` writes this file and `results.json`; with `ARGS=topic` it measures that one and keeps the rest. The
 contenders of a topic take turns in one process, and every number is a quotient of two of them in the same round: its
-least, middle and largest value over all rounds. Absolute times are left out: they belong to a machine. All in float64;
-every contender returns a new array.
+least, middle and largest value over all rounds. What is shorter than 50 ms is called several times in its turn.
+Absolute times are left out: they belong to a machine. All in float64; every contender returns a new array.
 
 - *ours*: what a user writes, through the public functions. On one device JAX computes on one core.
 - *C*: `kernels.c`, by hand: vector code, two threads, every step done. *NumPy / C* is all there is to win.
