@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, PyTree
 
 from rnn_dynamics import _check, jacobians, simulate, sweeps
-from rnn_dynamics._compile import jit_wide
+from rnn_dynamics._compile import jit
 from rnn_dynamics.fixed_points.results import default_tol
 
 __all__ = ["Basins", "Boundary", "basins", "boundary"]
@@ -259,7 +259,7 @@ def _preimage(step, u, twice, x, guess):
     return jnp.where(gap <= 1000 * jnp.finfo(x.dtype).eps * (1 + jnp.abs(x).max()), y, jnp.nan)
 
 
-@jit_wide
+@jit
 def _march(step, u, twice, window):
     """The next generation, from the last point of the one before and all of this one."""
 
@@ -272,7 +272,7 @@ def _march(step, u, twice, window):
     return jax.lax.scan(advance, window, length=len(window) - 1)[0]
 
 
-@jit_wide
+@jit
 def _chains(step, u, twice, first, guesses):
     def advance(y, guess):
         y = jax.vmap(lambda y, guess: _preimage(step, u, twice, y, guess))(y, guess)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from rnn_dynamics import _check, products
-from rnn_dynamics._compile import jit_wide
+from rnn_dynamics._compile import jit, jit_wide
 from rnn_dynamics.products import Product, multiplication
 
 __all__ = ["along", "jacobian", "push", "transition"]
@@ -143,7 +143,7 @@ def push(
     return _push(step, x, u, _check.floats("tangents", tangents, len(x), "k"))
 
 
-@jit_wide
+@jit
 def _push(step, x, u, tangents):
     x = _check.next_state(step, x, u)
     tangents = tangents.astype(x.dtype)
@@ -154,7 +154,7 @@ def _push(step, x, u, tangents):
     return image, jax.vmap(differential, in_axes=1, out_axes=1)(tangents)
 
 
-@jit_wide
+@jit
 def _jacobian(step, x, u):
     x = _check.next_state(step, x, u)
     own = getattr(step, "jacobian", None)
@@ -166,7 +166,7 @@ def _along(step, xs, inputs):
     return jax.vmap(lambda x, u: _jacobian(step, x, u))(xs[:-1], inputs)
 
 
-@jit_wide
+@jit
 def _transition(step, x0, inputs, num_steps):
     def advance(carry, u):
         x, product = carry
@@ -177,7 +177,7 @@ def _transition(step, x0, inputs, num_steps):
     return product
 
 
-@jit_wide
+@jit
 def _transition_in_parallel(step, x0, inputs, num_steps):
     x0 = _check.first_state(step, x0, inputs)
     product = products.identity(len(x0), x0.dtype)

@@ -204,8 +204,7 @@ def _trace(family, x0, numbers, u, discrete, num_each, max_events):
     located = events.locate(problem, path, values, max_events)
     event_values = _spectra(jacobian, located.y, located.number)
     inside = jnp.arange(len(path.y)) < path.number
-    size = jnp.abs(values) - 1 if discrete else values.real
-    stable = inside & jnp.all(size < 0, axis=1)
+    stable = inside & jnp.all(events.excess(values, discrete) < 0, axis=1)
     defect = jnp.where(inside, jnp.abs(jax.vmap(residual)(path.y)).max(1), jnp.nan)
     if len(x0) > 1:
         time = "discrete" if discrete else "continuous"

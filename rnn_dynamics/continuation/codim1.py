@@ -99,8 +99,8 @@ def _kappa(system, y, size):
     matrix = system.jacobian(y[:size], y[size:])
     matrix = jnp.where(jnp.isfinite(matrix).all(), matrix, jnp.eye(size, dtype=y.dtype))
     values = events.eigenvalues(matrix)
-    excess = jnp.abs(jnp.abs(values) - 1) if system.discrete else jnp.abs(values.real)
-    value = values[jnp.argmin(jnp.where(values.imag > 0, excess, jnp.inf))]
+    off = jnp.abs(events.excess(values, system.discrete))
+    value = values[jnp.argmin(jnp.where(values.imag > 0, off, jnp.inf))]
     return value.real / jnp.abs(value) if system.discrete else value.imag**2
 
 

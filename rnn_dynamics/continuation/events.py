@@ -21,7 +21,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from rnn_dynamics.continuation import arclength, linear
 
-__all__ = ["BC", "BP", "KINDS", "LP", "NS", "PD", "Located", "Problem", "locate", "signatures"]
+__all__ = ["BC", "BP", "KINDS", "LP", "NS", "PD", "Located", "Problem", "excess", "locate", "signatures"]
 
 KINDS = ("LP", "PD", "NS", "BP", "BC", "H")
 LP, PD, NS, BP, BC, H = range(6)
@@ -77,6 +77,11 @@ def eigenvalues(matrix):
     return jnp.linalg.eigvals(matrix)
 
 
+def excess(values, discrete):
+    """How far multipliers lie outside the unit circle, rates right of the imaginary axis; negative where stable."""
+    return jnp.abs(values) - 1 if discrete else values.real
+
+
 def signatures(problem: Problem, tangent, orientation, values) -> Signature:
     """Of one point or of many, from the tangent, the orientation and the multipliers there."""
     band = _band(tangent.dtype)
@@ -84,8 +89,7 @@ def signatures(problem: Problem, tangent, orientation, values) -> Signature:
     level = float(jnp.finfo(tangent.dtype).eps) ** 0.8  # rounding of the bordered solve, with room
     side = jnp.where(jnp.abs(slope) <= level, 0, jnp.sign(slope)).astype(int)
     width = band * jnp.maximum(1, jnp.abs(values).max(-1, keepdims=True))
-    excess = jnp.abs(values) - 1 if problem.discrete else values.real
-    unstable = jnp.sum(excess > width, axis=-1)
+    unstable = jnp.sum(excess(values, problem.discrete) > width, axis=-1)
     real = jnp.abs(values.imag) <= 0
     flips = jnp.sum(real & (values.real < -1 - width), axis=-1) % 2 if problem.discrete else jnp.zeros_like(unstable)
     return Signature(side, orientation.astype(int), flips, unstable)
@@ -346,15 +350,15 @@ def _newton(problem, kind, low, high):
         goes_on = jnp.isfinite(move) & (move > 0) & ((move < old) | (count < 3)) & ~last_one
         return z + change, best, least, move, unit(w), unit(v), count + 1, goes_on & (count < 23)
 
-    def turn_to(_, borders):
-        b, c = borders
-        right, w, _ = bordered(shifted(guess)[0], b, c, jnp.zeros(size, dtype))
+    def turned(_, borders):
+        right, w, _ = bordered(at_guess, borders[0], borders[1], jnp.zeros(size, dtype))
         return unit(w), unit(right[:-1])
 
     small, floor = 0.1 * math.sqrt(float(jnp.finfo(dtype).eps)), 100 * float(jnp.finfo(dtype).eps)
     b = c = unit(jnp.cos(1.0 + jnp.arange(size)).astype(last.dtype))  # no special direction
     if size > 1:
-        b, c = jax.lax.fori_loop(0, 2, turn_to, (b, c))
+        at_guess, _ = shifted(guess)
+        b, c = jax.lax.fori_loop(0, 2, turned, (b, c))
     huge = jnp.asarray(jnp.inf, dtype)
     state = guess, guess, huge, huge, b, c, jnp.zeros((), int), kind >= 0
     _, best, least, *_ = jax.lax.while_loop(lambda state: state[-1], again, state)
@@ -367,11 +371,10 @@ def _newton(problem, kind, low, high):
 
 def _test(problem, kind, point):
     """A number that changes sign at a fold, a flip or a Neimark-Sacker point, and the multiplier it belongs to."""
-    values = point.values
-    excess = jnp.abs(values) - 1 if problem.discrete else values.real
+    values, beyond = point.values, excess(point.values, problem.discrete)
     meant = jnp.where(kind == NS, values.imag > 0, (values.imag == 0) & (values.real < 0))
-    nearest = jnp.argmin(jnp.where(meant, jnp.abs(excess), jnp.inf))
-    return jnp.where(kind == LP, point.tangent[-1], excess[nearest]), values[nearest]
+    nearest = jnp.argmin(jnp.where(meant, jnp.abs(beyond), jnp.inf))
+    return jnp.where(kind == LP, point.tangent[-1], beyond[nearest]), values[nearest]
 
 
 def _carry_on(sides):

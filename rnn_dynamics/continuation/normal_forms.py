@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, Inexact, PyTree
 
 from rnn_dynamics import _check, jacobians
 from rnn_dynamics._compile import jit
-from rnn_dynamics.continuation import linear
+from rnn_dynamics.continuation import events, linear
 from rnn_dynamics.continuation.branch import Event
 
 __all__ = ["NormalForm", "TwoCycle", "branch_directions", "flip_direction", "normal_form"]
@@ -240,7 +240,7 @@ def _pair(family, x, p, u, kind, discrete):
     A = jacobians.jacobian(lambda x, u: family(p)(x, u), x, u)
     identity = jnp.eye(len(x), dtype=x.dtype)
     values = jnp.linalg.eigvals(A)
-    off = jnp.abs(jnp.abs(values) - 1) if discrete else jnp.abs(values.real)
+    off = jnp.abs(events.excess(values, discrete))
     critical = values[jnp.argmin(jnp.where(values.imag > 0, off, jnp.inf))]
     phase = jnp.angle(critical) if discrete else critical.imag
     multiplier = jnp.exp(1j * phase) if discrete else 1j * phase

@@ -168,6 +168,9 @@ def numpy_curve(residual, jacobian, x0, span, *, first=0.01, largest=0.1, angle=
         tangent = np.linalg.solve(np.vstack([jacobian(y), border]), last)
         return tangent / np.sqrt(weights @ tangent**2)
 
+    def linearised(y):
+        return jacobian(y)[:, :-1] + np.eye(size)
+
     y, _ = newton(np.append(x0, low), last, 50)
     tangent = unit(last, y) * (1 if high > low else -1)
     points, borders, folds, step = [y], [], [], first
@@ -196,7 +199,7 @@ def numpy_curve(residual, jacobian, x0, span, *, first=0.01, largest=0.1, angle=
             break
         step = min(step * min(2.0 if tries <= 3 else 1.0, angle / 2 / max(turn, angle / 10)), largest)
     points = np.array(points)
-    multipliers = np.linalg.eigvals(np.stack([jacobian(y)[:, :-1] + np.eye(size) for y in points]))
+    multipliers = np.linalg.eigvals(np.stack([linearised(y) for y in points]))
     unstable = (np.abs(multipliers) > 1).sum(axis=1)
     crossings = []
     for i in np.flatnonzero(np.diff(unstable)):
@@ -208,7 +211,7 @@ def numpy_curve(residual, jacobian, x0, span, *, first=0.01, largest=0.1, angle=
             return newton(points[i] + share * (points[i + 1] - points[i]), borders[i])[0]
 
         def excess(share, at=at, which=which):
-            return np.sort(np.abs(np.linalg.eigvals(jacobian(at(share))[:, :-1] + np.eye(size))))[::-1][which] - 1
+            return np.sort(np.abs(np.linalg.eigvals(linearised(at(share)))))[::-1][which] - 1
 
         crossings.append(at(scipy.optimize.brentq(excess, 0, 1, xtol=1e-12))[-1])
     return points, multipliers, folds, crossings

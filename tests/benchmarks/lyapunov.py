@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rnn_dynamics import lyapunov, simulate
-from rnn_dynamics._compile import jit, one_blas_thread
+from rnn_dynamics._compile import jit, on_one_blas_thread
 from rnn_dynamics.models import ElmanRNN, PascanuRNN
 from tests.benchmarks._measure import quotients, row, side_by_side
 
@@ -40,17 +40,13 @@ def _run(n, gain, num_steps, numpy_steps, rounds):
 
         return jax.lax.scan(advance, jnp.eye(n), slopes)[0]
 
-    def on_one_thread(run):
-        with one_blas_thread():
-            return jax.block_until_ready(run())
-
     # The sum rule: ln |det J| = ln |det W| + Σ ln σ', whatever the orbit and the method.
     exact = np.linalg.slogdet(w)[1] + np.log(np.asarray(slopes)).sum(axis=1).mean()
     error = abs(float(ours().sum()) - exact)
     contenders = {
         "ours": ours,
-        "products": lambda: on_one_thread(lambda: scan(network.w_rec, slopes)),
-        "NumPy, one thread": lambda: on_one_thread(lambda: numpy_spectrum(w, start, numpy_steps)),
+        "products": lambda: on_one_blas_thread(scan, network.w_rec, slopes),
+        "NumPy, one thread": lambda: on_one_blas_thread(numpy_spectrum, w, start, numpy_steps),
         "NumPy": lambda: numpy_spectrum(w, start, numpy_steps),
     }
     seconds = side_by_side(contenders, rounds)
