@@ -1,22 +1,29 @@
 """What tests and doctests share: float64, a quiet picture backend, a compilation cache, names for the examples."""
 
+import gc
 import importlib.metadata
 import os
 from pathlib import Path
 
 os.environ.setdefault("MPLBACKEND", "agg")
-# The programs that tests make round the package's functions compile as its own long ones do (`_compile.py`); what the
-# package compiles itself says what it needs. XLA refuses to start with a flag that it does not know.
+# Most programs run once here, and most of the suite's time is compilation: nothing is optimised, and neither of its two
+# processes takes threads from the other. XLA refuses to start with a flag that it does not know.
 if importlib.metadata.version("jaxlib").startswith("0.10."):
-    os.environ["XLA_FLAGS"] = f"--xla_cpu_use_fusion_emitters=false {os.environ.get('XLA_FLAGS', '')}"
+    os.environ["XLA_FLAGS"] = (
+        "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false "
+        f"--xla_cpu_parallel_codegen_split_count=1 {os.environ.get('XLA_FLAGS', '')}"
+    )
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+# Tracing makes objects by the million, and Python looks for cycles among them every 700.
+gc.set_threshold(100_000, 20, 20)
+
 jax.config.update("jax_enable_x64", True)
-# Two thirds of the suite's time is compilation, much of it of the same program in both of its processes.
+# The two processes compile much the same programs.
 jax.config.update("jax_compilation_cache_dir", str(Path(__file__).parent / ".cache" / "jax"))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)

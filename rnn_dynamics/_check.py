@@ -201,7 +201,8 @@ def first_state(step: Callable, x0: Float[Array, " n"], inputs: PyTree, *, name:
 
 def _as_array(name: str, value: Any) -> Array:
     try:
-        return jnp.asarray(value)
+        # JAX compiles a program for every new shape of NumPy array that it is given, unless it is told to copy it.
+        return jax.device_put(value, may_alias=False) if isinstance(value, np.ndarray) else jnp.asarray(value)
     except (TypeError, ValueError) as error:
         kind = type(value).__name__ if not isinstance(value, np.ndarray) else f"{value.dtype} array"
         raise ValueError(f"{name} must be an array of numbers; got {kind}") from error

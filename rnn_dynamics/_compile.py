@@ -4,6 +4,7 @@ Row 0 of the layer table: imports nothing of the package. Next: `activations`, `
 """
 
 import functools
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
@@ -37,7 +38,7 @@ def _compiler_options(wide: bool) -> dict[str, int | bool] | None:
 
     Its newer generator of kernels makes elementwise work on long arrays up to 4 times faster; anything else takes only
     twice as long to compile, and a tenth more again with all of LLVM's optimisations. It emits 256-bit vectors; where
-    there is AVX-512, those of 512 are up to 2.5 times faster.
+    there is AVX-512, those of 512 are up to 2.5 times faster. What the user's XLA_FLAGS say holds for the package too.
     """
     if jax.default_backend() != "cpu":
         return None
@@ -45,7 +46,8 @@ def _compiler_options(wide: bool) -> dict[str, int | bool] | None:
     avx512 = cpu.exists() and " avx512f " in cpu.read_text()
     vectors = {"xla_cpu_prefer_vector_width": 512} if avx512 else {}
     options = _WIDE if wide else _QUICKLY
-    return vectors | (options if _are_known(*options.items()) else {})
+    options = vectors | (options if _are_known(*options.items()) else {})
+    return {name: value for name, value in options.items() if name not in os.environ.get("XLA_FLAGS", "")}
 
 
 @functools.cache

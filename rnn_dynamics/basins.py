@@ -237,7 +237,7 @@ def _refined(step, u, twice, saddle, start, rate, ts, grid, columns):
     padding = 64 * 4 ** max(math.ceil(math.log(len(columns) / 64, 4)), 0) - len(columns)  # few shapes to compile
     first = np.pad(saddle + rate ** new[:, None] * start, ((0, padding), (0, 0)), mode="edge")
     guesses = np.pad(guesses, ((0, 0), (0, padding), (0, 0)), mode="edge")
-    chains = np.asarray(_chains(step, u, twice, jnp.asarray(first), jnp.asarray(guesses)))[:, : len(columns)]
+    chains = np.asarray(_chains(step, u, twice, jax.device_put(first), jax.device_put(guesses)))[:, : len(columns)]
     order = np.argsort(np.append(ts, new))
     return np.append(ts, new)[order], np.concatenate([grid, chains], axis=1)[:, order]
 

@@ -142,13 +142,17 @@ def test_a_cpu_without_the_option_does_without(monkeypatch):
     np.testing.assert_array_equal(_compile.jit(lambda x: 2 * x)(X0), 2 * X0)
 
 
-def test_the_options_are_the_wide_vectors_of_cpus_that_have_them_and_a_generator_of_kernels():
+def test_the_options_are_the_wide_vectors_of_cpus_that_have_them_and_a_generator_of_kernels(monkeypatch):
+    options = _compile._compiler_options.__wrapped__
     flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
     on_cpu = jax.default_backend() == "cpu"
     vectors = {"xla_cpu_prefer_vector_width": 512} if " avx512f " in flags else {}
     for wide in (True, False):
         generator = {"xla_cpu_use_fusion_emitters": wide} | ({} if wide else {"xla_backend_optimization_level": 1})
-        assert _compile._compiler_options(wide) == (vectors | generator if on_cpu else None)
+        monkeypatch.delenv("XLA_FLAGS", raising=False)
+        assert options(wide) == (vectors | generator if on_cpu else None)
+        monkeypatch.setenv("XLA_FLAGS", "--xla_backend_optimization_level=2 --xla_cpu_use_fusion_emitters=true")
+        assert options(wide) == (vectors if on_cpu else None), "the user's flags must stand"
 
 
 def test_a_jaxlib_that_does_not_know_an_option_is_not_told_it():

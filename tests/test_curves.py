@@ -99,13 +99,14 @@ def network_folds(u, x0, p0, q0, p_span, q_span):
 
 
 TWIST = np.linalg.qr(np.random.default_rng(5).normal(size=(4, 4)))[0] * [1.0, 2.0, 0.5, 1.0]
+UNTWIST = np.linalg.inv(TWIST)
 
 
 def spatial_family(p, q):
     """Planar maps with two more units, in coordinates that mix all four: tanh((p + iq) z), or the delayed logistic."""
 
     def step(x, u):
-        a, b, c, d = jnp.linalg.inv(TWIST) @ x
+        a, b, c, d = UNTWIST @ x
         rotated = jnp.tanh(jnp.stack([p * a - q * b, q * a + p * b]))
         delayed = jnp.stack([p * a * (1 - q * a - (1 - q) * b), a])
         plane = jnp.where(u, delayed, rotated)
@@ -120,13 +121,18 @@ def circles(plane, p0, q0, *, delayed, p_span=(-2.0, 2.0), q_span=(-2.0, 2.0)):
     return neimark_sacker_curve(spatial_family, x0, p0, q0, p_span=p_span, q_span=q_span, u=u, max_points=401)
 
 
+def bogdanov_family(p, q):
+    """Bogdanov's normal form x'' = p + q x + x² + x x'."""
+    return lambda x, u: jnp.stack([x[1], p + q * x[0] + x[0] ** 2 + x[0] * x[1]])
+
+
 def field_family(p, q):
-    """Beer's oscillator over (coupling, weight to itself), or Bogdanov's normal form x'' = p + q x + x² + x x'."""
+    """Beer's oscillator over (coupling, weight to itself), or Bogdanov's normal form."""
 
     def field(x, u):
         w = jnp.array([[1.0, 0.0], [0.0, 1.0]]) * q + jnp.array([[0.0, 1.0], [-1.0, 0.0]]) * p
         beer = CTRNN(w, -w.sum(1) / 2, jnp.ones(2))(x)
-        return jnp.where(u, jnp.stack([x[1], p + q * x[0] + x[0] ** 2 + x[0] * x[1]]), beer)
+        return jnp.where(u, bogdanov_family(p, q)(x, None), beer)
 
     return field
 
@@ -361,13 +367,12 @@ def test_a_hopf_curve_ends_at_the_bogdanov_takens_point():
 
 def test_a_bogdanov_takens_point_is_no_cusp():
     curve = fold_curve(
-        field_family,
+        bogdanov_family,
         jnp.array([0.4, 0.0]),
         0.16,
         -0.8,
         p_span=(-1.0, 1.0),
         q_span=(-1.0, 1.0),
-        u=BOGDANOV,
         time="continuous",
         max_points=401,
     )

@@ -82,10 +82,15 @@ def test_the_small_multiplier_of_a_contracting_cycle_is_right_relative_to_itself
 def test_a_cycle_of_sixty_four_steps_is_found_though_errors_grow_by_more_than_the_digits_there_are():
     found = cycles(Logistic(4.0), UNIT[:16], 64)
     assert len(found) > 0
-    # 2^64 = 2e19: no orbit stays near, no iterate can be formed. Each factor 4 - 8x is off by 8 eps absolutely.
+    # 2^64 = 2e19: no orbit stays near, no iterate can be formed. Errors shrink backwards: |s_k| d_k ≤ d_{k+1} + r, with
+    # the residual and its three roundings in r; a factor 4 - 8x is off by 8d, and by as many roundings.
     slopes = np.abs(4 - 8 * np.asarray(found.points[..., 0]))
-    for multiplier, slope in zip(np.abs(found.multipliers[:, 0]), slopes, strict=True):
-        np.testing.assert_allclose(multiplier, 2.0**64, rtol=10 * EPS * (8 / slope).sum())
+    for multiplier, slope, residual in zip(np.abs(found.multipliers[:, 0]), slopes, found.residual, strict=True):
+        off, relative = 0.0, []
+        for s in [*slope[::-1], *slope[::-1]]:
+            off = (off + residual + 3 * EPS) / s
+            relative.append((8 * off + 8 * EPS) / s)
+        np.testing.assert_allclose(multiplier, 2.0**64, rtol=sum(relative[64:]))
     assert (found.residual <= 100 * EPS * 2).all()
 
 

@@ -55,7 +55,7 @@ def which(name):
 
 def column(*numbers):
     """Starts of a system of one unit."""
-    return jnp.array(numbers, dtype=float)[:, None]
+    return jax.device_put(np.array(numbers, dtype=float)[:, None])
 
 
 def positions(points):

@@ -154,7 +154,8 @@ def test_the_interval_changes_nothing_but_rounding(interval):
 
 def test_elimination_loses_nothing_to_slopes_that_differ():
     # diag(σ') W, slopes below e^-50: rows of very different size, each of which keeps its digits
-    network, inputs = ElmanRNN.from_pascanu(gaussian(24, gain=8.0)), drive(400)
+    # (and driven so hard that it contracts: the orbit is the same to rounding, in whichever program it is computed)
+    network, inputs = ElmanRNN.from_pascanu(gaussian(24)), 40 * drive(400)
     found = lyapunov.spectrum(network, state(24), inputs, interval="auto")
     hs = simulate.trajectory(network, state(24), inputs)[:-1]
     slopes = network.activation.derivative(jax.vmap(network.pre_activation)(hs, inputs))

@@ -153,7 +153,7 @@ class _Search:
     def fixed(self, p, period, starts):
         """Where the starts lead at p: an array (s, n), NaN where a search did not converge."""
         padded = np.resize(np.asarray(starts), (max(8, 1 << (len(starts) - 1).bit_length()), np.shape(starts)[1]))
-        points = fixed_points.find(self.iterate(p, period), jnp.asarray(padded), self.u, time=self.time)
+        points = fixed_points.find(self.iterate(p, period), jax.device_put(padded), self.u, time=self.time)
         x = np.append(np.asarray(points.x), np.full((1, padded.shape[1]), np.nan), axis=0)
         return x[points.reached[: len(starts)]]
 
@@ -183,8 +183,8 @@ class _Search:
     def cycles(self, ps, xs, period):
         """The orbit of each x at its p, `period` states long."""
         filling = (1 << (len(ps) - 1).bit_length()) - len(ps)  # to a power of two: few shapes to compile
-        all_ps = jnp.asarray(np.pad(np.asarray(ps), (0, filling), mode="edge"))
-        all_xs = jnp.asarray(np.pad(np.asarray(xs), ((0, filling), (0, 0)), mode="edge"))
+        all_ps = jax.device_put(np.pad(np.asarray(ps), (0, filling), mode="edge"))
+        all_xs = jax.device_put(np.pad(np.asarray(xs), ((0, filling), (0, 0)), mode="edge"))
         return np.asarray(_orbits(self.family, all_ps, all_xs, self.u, period))[: len(ps)]
 
     def ahead(self, ps, xs, period):

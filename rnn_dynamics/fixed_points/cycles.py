@@ -103,7 +103,7 @@ def cycles(
     guesses = np.asarray(_orbits(step, starts, u, period))
     guesses = np.concatenate([guesses, _shuffled(guesses, restarts, seed)])
     num_unknowns = period * starts.shape[1]
-    found = lanes(_shoot, num_unknowns, step, jnp.asarray(guesses), u, tol, max_steps)
+    found = lanes(_shoot, num_unknowns, step, jax.device_put(guesses), u, tol, max_steps)
     x, residual, code = (np.array(each) for each in found)
     return _collect(step, x, residual, code, u, tol, unique_tol, np.asarray(starts))
 
@@ -131,17 +131,17 @@ def _collect(step, x, residual, code, u, tol, unique_tol, starts):
     jacobian, values = (np.asarray(each)[: len(kept)] for each in lanes(_linearise, period * n, step, padded, u))
     kind = kinds(values, period * residual[kept], "discrete")
     return Cycles(
-        x=jnp.asarray(points[:, 0]),
-        residual=jnp.asarray(residual[kept]),
-        jacobian=jnp.asarray(jacobian),
-        multipliers=jnp.asarray(values),
+        x=jax.device_put(points[:, 0]),
+        residual=jax.device_put(residual[kept]),
+        jacobian=jax.device_put(jacobian),
+        multipliers=jax.device_put(values),
         stable=np.char.startswith(kind, "stable"),
         kind=kind,
         far=far_from(points, starts),
         status=np.where(shorter, "shorter", STATUS[code]),
         start_residual=residual,
         reached=reached,
-        points=jnp.asarray(points),
+        points=jax.device_put(points),
     )
 
 

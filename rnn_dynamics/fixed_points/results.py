@@ -88,7 +88,7 @@ class FixedPoints(equinox.Module):
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             if field.name not in _OF_STARTS and value is not None:
-                value = jnp.asarray(np.asarray(value)[chosen]) if isinstance(value, jax.Array) else value[chosen]
+                value = jax.device_put(np.asarray(value)[chosen]) if isinstance(value, jax.Array) else value[chosen]
             fields.setdefault(field.name, value)
         return type(self)(**fields)
 
@@ -126,7 +126,7 @@ def collect(
     kind = kinds(values, residual[kept], time)
     stable = np.char.startswith(kind, "stable")
     far = np.zeros(len(kept), bool) if starts is None else far_from(x[kept][:, None], starts)
-    points, floor, jacobian, values = (jnp.asarray(field) for field in (x[kept], residual[kept], jacobian, values))
+    points, floor, jacobian, values = jax.device_put((x[kept], residual[kept], jacobian, values))
     return FixedPoints(points, floor, jacobian, values, stable, kind, far, STATUS[code], residual, reached)
 
 

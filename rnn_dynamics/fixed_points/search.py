@@ -195,7 +195,7 @@ def _by_newton(step, starts, u, time, tol, max_steps):
     x, residual, code = (np.array(each) for each in lanes(newton, num_units, step, starts, u, time, tol, max_steps))
     failed = (verdict(x, residual, code, tol) != CONVERGED) & np.isfinite(residual) & (code != DIVERGED)
     if failed.any():
-        again = lanes(levenberg, num_units, step, jnp.asarray(x), jnp.asarray(failed), u, time, tol, max_steps)
+        again = lanes(levenberg, num_units, step, x, failed, u, time, tol, max_steps)
         other, other_residual, other_code = (np.array(each) for each in again)
         better = failed & (other_residual < residual)
         x[better], residual[better] = other[better], other_residual[better]

@@ -130,10 +130,10 @@ def slow_points(
     values, left, right = _spectra(np.asarray(jacobian), time)
     kind = kinds(values, np.where(ghost, 0, residual[kept]), time)
     return SlowPoints(
-        x=jnp.asarray(points),
-        residual=jnp.asarray(residual[kept]),
+        x=jax.device_put(points),
+        residual=jax.device_put(residual[kept]),
         jacobian=jacobian,
-        multipliers=jnp.asarray(values),
+        multipliers=jax.device_put(values),
         stable=np.char.startswith(kind, "stable"),
         kind=kind,
         far=far_from(points[:, None], np.asarray(starts)),
