@@ -4,6 +4,7 @@ Row 1 of the layer table. The two suprema turn a network's weights into certifie
 into certificates for fixed points. Next: `models`.
 """
 
+import functools
 from collections.abc import Callable
 
 import equinox
@@ -63,15 +64,19 @@ class Activation(equinox.Module):
 
 # σ' written as σ(1-σ) or 1-tanh² cancels: it is exactly 0 from z = 37 (tanh: 19) on, and its logarithm -inf. With
 # e = exp(-z), e σ² keeps every digit until e or σ leaves the floats, and shares the one exponential with σ. The rules
-# below close on each other, so derivatives of every order are right.
+# below close on each other, so derivatives of every order are right. Called from outside any program, each is one.
+
+_inline = functools.partial(jax.jit, inline=True)
 
 
+@_inline
 def _sigmoid_and_exp(z):
     e = jnp.exp(jnp.minimum(-z, 750.0))  # the limit changes no number; without it XLA's CPU code takes twice the time
     return 1 / (1 + e), e
 
 
 @jax.custom_jvp
+@_inline
 def _bell(z):
     s, e = _sigmoid_and_exp(z)
     return jnp.minimum(e, jnp.finfo(e.dtype).max) * s * s  # where e is infinite, s is 0

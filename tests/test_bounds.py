@@ -23,8 +23,8 @@ and rounding of n·ε in the norm; ten times that for the size of the constants.
 
 def bounds(*matrices, activation=tanh):
     """The bounds of several matrices, as `vmap` would return them."""
-    found = [network_bounds(jnp.asarray(w), activation) for w in matrices]
-    return jax.tree.map(lambda *leaves: jnp.asarray(np.stack(leaves)), *found)
+    found = [network_bounds(jax.device_put(np.asarray(w)), activation) for w in matrices]
+    return jax.tree.map(lambda *leaves: jax.device_put(np.stack(leaves)), *found)
 
 
 def radius(w):

@@ -143,16 +143,16 @@ def _points(network, u, lo, hi, undecided, time):
     order = np.lexsort(np.round(lo / grain).reshape(-1, period * n).T[::-1])
     lo, hi = lo[order], hi[order]
     dtype = jnp.result_type(*jax.tree.leaves(network))
-    padded = np.zeros((1 << len(lo).bit_length(), *lo.shape[1:]))  # few shapes to compile
+    padded = np.zeros((1 << len(lo).bit_length(), *lo.shape[1:]), dtype)  # few shapes to compile
     padded[: len(lo)] = lo + (hi - lo) / 2
-    padded = jnp.asarray(padded, dtype)
-    residual, jacobian, multipliers = (each[: len(lo)] for each in _look(network, padded, u, time))
-    cycles = padded[: len(lo)]
-    states = np.asarray(cycles, dtype=np.float64)
+    looked = _look(network, padded, u, time)
+    cycles, residual, jacobian, multipliers = (np.asarray(each)[: len(lo)] for each in (padded, *looked))
+    states = cycles.astype(np.float64)
     radius = upper(np.maximum(hi - states, states - lo).max((1, 2)))
-    kind = results.kinds(np.asarray(multipliers), np.asarray(residual), time)
+    kind = results.kinds(multipliers, residual, time)
     stable, far = np.char.startswith(kind, "stable"), np.zeros(len(cycles), bool)
-    starts = np.zeros(0, results.STATUS.dtype), np.zeros(0, np.asarray(residual).dtype), np.zeros(0, int)
+    starts = np.zeros(0, results.STATUS.dtype), np.zeros(0, residual.dtype), np.zeros(0, int)
+    cycles, residual, jacobian, multipliers = jax.device_put((cycles, residual, jacobian, multipliers))
     points = FixedPoints(cycles[:, 0], residual, jacobian, multipliers, stable, kind, far, *starts)
     return _with_proof(points, cycles, radius, undecided)
 

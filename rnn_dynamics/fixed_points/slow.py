@@ -126,7 +126,7 @@ def slow_points(
     points, ghost = x[kept], residual[kept] > np.asarray(allowed(tol, x[kept], np.abs(x[kept]).max(1, initial=0)))
     padded = np.resize(np.append(kept, 0), 1 << len(kept).bit_length())  # to a power of two: few shapes to compile
     own = lanes(_linearise, x.shape[1], step, x[padded], u, time)
-    jacobian, input_jacobian = jax.tree.map(lambda each: each[: len(kept)], own)
+    jacobian, input_jacobian = jax.tree.map(lambda each: jax.device_put(np.asarray(each)[: len(kept)]), own)
     values, left, right = _spectra(np.asarray(jacobian), time)
     kind = kinds(values, np.where(ghost, 0, residual[kept]), time)
     return SlowPoints(

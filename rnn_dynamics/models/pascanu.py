@@ -6,7 +6,6 @@ Row 2 of the layer table: above `activations`. Next: `elman`, the same network s
 from typing import Literal
 
 import equinox
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
@@ -134,7 +133,7 @@ class PascanuRNN(equinox.Module):
             w_rec = np.where(order < 15, w_rec, 0.0)
             w_rec *= 0.95 / np.abs(np.linalg.eigvals(w_rec)).max()
         activation = activations.sigmoid if kind == "sigmoid" else activations.tanh
-        return cls(jnp.asarray(w_rec), w_in, jnp.zeros(n), activation)
+        return cls(w_rec, w_in, np.zeros(n), activation)
 
 
 def drive(w_in: Float[Array, "n m"] | None, u: Float[Array, " m"] | None) -> Float[Array, " n"] | float:
