@@ -27,6 +27,7 @@ __all__ = [
     "loss",
     "next_state",
     "number",
+    "numbers",
     "option",
     "positive",
     "span",
@@ -72,6 +73,11 @@ def number(name: str, value: Any) -> Float[Array, ""]:
         except OverflowError as error:
             raise ValueError(f"{name} must be finite; got an integer beyond the floats") from error
     return floats(name, value)
+
+
+def numbers(values: list) -> Float[np.ndarray, " k"] | Float[Array, " k"]:
+    """Checked numbers as one array, made without JAX where all are known: one compilation, whatever they came as."""
+    return np.array([float(value) for value in values]) if all(map(known, values)) else jnp.stack(values)
 
 
 def positive(name: str, value: Any) -> Float[Array, ""]:

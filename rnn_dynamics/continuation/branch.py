@@ -149,9 +149,7 @@ def trace(
     lengths = [_number("first_step", first_step), _number("max_step", max_step), _number("max_angle", max_angle)]
     for name, value in zip(("first_step", "max_step", "max_angle"), lengths, strict=True):
         _check.within(name, value, "be positive", lambda v: v > 0)
-    # One array of all numbers, made without JAX where they are known: a call costs little more than its loop.
-    numbers = [p0, low, high, *lengths]
-    numbers = np.array(numbers) if all(isinstance(value, float) for value in numbers) else jnp.stack(numbers)
+    numbers = _check.numbers([p0, low, high, *lengths])
     arguments = family, x0, numbers, u, time == "discrete", (max_points - 1) // 2, max_events
     # OpenBLAS never splits matrices as small as this.
     found = _trace(*arguments) if len(x0) <= 16 else on_one_blas_thread(_trace, *arguments)

@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from rnn_dynamics import _check
 from rnn_dynamics._compile import on_one_blas_thread, top_level
-from rnn_dynamics.continuation import arclength, codim1
+from rnn_dynamics.continuation import codim1
 from rnn_dynamics.continuation.branch import STARTS
 
 __all__ = [
@@ -317,10 +317,10 @@ def _curve(kind, family, x0, p0, q0, p_span, q_span, u, max_points, max_events, 
     _check.count("max_points", max_points, least=3)
     _check.count("max_events", max_events, least=1)
     names = "first_step", "max_step", "max_angle"
-    lengths = arclength.Steps(*(_check.positive(*pair) for pair in zip(names, lengths, strict=True)))
+    lengths = [_check.positive(*pair) for pair in zip(names, lengths, strict=True)]
     x0 = _check.next_state(lambda x, u: family(p_range[0], q_range[0])(x, u), x0, u, name="family(p0, q0)")
     num_each = (max_points - 1) // 2
-    arguments = family, x0, p_range, q_range, u, lengths, num_each, max_events
+    arguments = family, x0, _check.numbers([*p_range, *q_range, *lengths]), u, num_each, max_events
     found = on_one_blas_thread(codim1.compute, kind, *arguments)
     return _on_host(kind, found, len(x0)) if top_level() else _traced(kind, found, len(x0))
 
