@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from threadpoolctl import threadpool_info
 
-from rnn_dynamics import _compile
+from rnn_dynamics import _check, _compile
+from rnn_dynamics.continuation import fold_curve
 from rnn_dynamics.flows import euler, integrate
 from rnn_dynamics.jacobians import along, jacobian, transition
 from rnn_dynamics.models import DoyaNeuron, ElmanRNN, PascanuRNN
@@ -177,6 +178,32 @@ def test_other_numbers_are_not_another_program():
     assert len(traces) == first
     trajectory(step, X0, INPUTS[:2])
     assert len(traces) > first
+
+
+def test_numbers_of_another_kind_are_not_another_curve_s_program():
+    traces = []
+
+    def family(p, q):
+        traces.append(None)
+        return lambda x, u: p + q * x - x**3
+
+    counts = []
+    for kind in (float, np.float64, jnp.asarray):
+        fold_curve(family, jnp.zeros(1), kind(0.0), kind(1.0), p_span=(-1.0, kind(1.0)), q_span=(0.5, kind(2.0)))
+        counts.append(len(traces))
+    # Before the program is looked up, the map's shape is checked: once a call.
+    assert 0 < counts[2] - counts[1] == counts[1] - counts[0] < 3
+
+
+def test_numpy_s_arrays_reach_the_device_without_a_program_for_each_shape():
+    programs = []
+    jax.monitoring.register_event_duration_secs_listener(
+        listener := lambda name, *_, **__: programs.append(name) if name.endswith("backend_compile_duration") else None
+    )
+    for size in range(201, 211):
+        assert isinstance(_check.state("x", np.ones(size)), jax.Array)
+    jax.monitoring.unregister_event_duration_listener(listener)
+    assert programs == []
 
 
 def test_a_model_of_other_weights_is_not_another_program(monkeypatch):
