@@ -1,0 +1,59 @@
+"""All singular values of a product of many random matrices, in logarithm, beside the bare multiplication."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rnn_dynamics import products
+from rnn_dynamics._compile import jit, on_one_blas_thread
+from tests.benchmarks._measure import quotients, row, side_by_side
+
+VARIANTS = {"": {}}
+
+FULL = {"num": 102_400, "numpy_num": 5_000, "rounds": 3}
+QUICK = {"num": 200, "numpy_num": 50, "rounds": 3}
+
+
+def rows(*, quick: bool):
+    settings, n = QUICK if quick else FULL, 64
+    num, numpy_num = settings["num"], settings["numpy_num"]
+    factors = np.random.default_rng(0).standard_normal((num, n, n)) / np.sqrt(n)
+    matrices = jax.device_put(factors)
+
+    @jit
+    def bare(matrices):
+        def advance(product, matrix):
+            product = matrix @ product
+            return product / jnp.abs(product[0, 0]), None
+
+        return jax.lax.scan(advance, jnp.eye(n), matrices)[0]
+
+    product = products.from_matrices(matrices)
+    contenders = {
+        "ours": lambda: products.from_matrices(matrices),
+        "all": product.log_singular_values,
+        "largest": product.log_norm,
+        "bare": lambda: on_one_blas_thread(bare, matrices),
+        "NumPy": lambda: on_one_blas_thread(numpy_exponents, factors[:numpy_num]),
+    }
+    seconds = side_by_side(contenders, settings["rounds"])
+    everything = [whole + read for whole, read in zip(seconds["ours"], seconds["all"], strict=True)]
+    largest = [whole + read for whole, read in zip(seconds["ours"], seconds["largest"], strict=True)]
+    what = f"product of {num:,} matrices, n = {n}"
+    yield row(what, "all log singular values / products alone", quotients(everything, seconds["bare"]), "≤ 5")
+    yield row(what, "the largest / products alone", quotients(largest, seconds["bare"]), "≤ 0.7")
+    each = [s * num / numpy_num for s in seconds["NumPy"]]
+    yield row(what, "NumPy, QR at every step, one thread / all log singular values", quotients(each, everything))
+    # ln |det| of the product is the sum of the factors'.
+    exact = np.linalg.slogdet(factors)[1].sum()
+    error = abs(float(product.log_singular_values().sum()) - exact) / abs(exact)
+    yield row(what, "relative error of the sum of all / 1e-8", [error / 1e-8], "≤ 1")
+
+
+def numpy_exponents(factors):
+    """The loop as one writes it: a product and a QR at every step."""
+    q, logs = np.eye(factors.shape[1]), np.zeros(factors.shape[1])
+    for factor in factors:
+        q, r = np.linalg.qr(factor @ q)
+        logs += np.log(np.abs(np.diag(r)))
+    return logs
