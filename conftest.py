@@ -24,7 +24,7 @@ import pytest
 gc.set_threshold(300_000, 20, 100)
 
 jax.config.update("jax_enable_x64", True)
-jax.config.update("jax_traceback_in_locations_limit", 0)
+jax.config.update("jax_traceback_in_locations_limit", 0)  # nobody reads the programs
 # The two processes compile much the same programs.
 jax.config.update("jax_compilation_cache_dir", str(Path(__file__).parent / ".cache" / "jax"))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.03)

@@ -350,7 +350,7 @@ def _average(push, x0, inputs, total, num_exponents, num_transient, interval):
     first = jnp.asarray(1 if interval == "auto" else interval)
     state = (x0, jnp.asarray(start, dtype), jnp.zeros_like(first), first, jnp.zeros((), dtype), jnp.array(True))
     sums = (jnp.zeros((num_blocks + 1, num_exponents), dtype), jnp.zeros(num_blocks + 1, int), one, one)
-    steps = (inputs, jax.device_put(blocks), jax.device_put(is_end))
+    steps = (inputs, jnp.asarray(blocks), jnp.asarray(is_end))
     _, (logs, counts, lost, skew) = jax.lax.scan(advance, (state, sums), steps)[0]
     return _summary(logs[:-1], counts[:-1], lost * skew, averaged)
 

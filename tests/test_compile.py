@@ -200,9 +200,11 @@ def test_numpy_s_arrays_reach_the_device_without_a_program_for_each_shape():
     jax.monitoring.register_event_duration_secs_listener(
         listener := lambda name, *_, **__: programs.append(name) if name.endswith("backend_compile_duration") else None
     )
-    for size in range(201, 211):
-        assert isinstance(_check.state("x", np.ones(size)), jax.Array)
-    jax.monitoring.unregister_event_duration_listener(listener)
+    try:
+        for size in range(201, 211):
+            assert isinstance(_check.state("x", np.ones(size)), jax.Array)
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listener)
     assert programs == []
 
 

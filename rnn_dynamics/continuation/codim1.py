@@ -60,10 +60,10 @@ class Found(NamedTuple):
 
 @jit
 def compute(kind: Kind, family: Callable, x0, numbers, u, num_each: int, max_events: int) -> Found:
-    """The curve near x0; the numbers are start, least and largest of p, the same of q, and the lengths of steps."""
+    """The curve near x0; the numbers are nine: start, least and largest of p, the same of q, the lengths of steps."""
     dtype, size = x0.dtype, len(x0)
-    p0, *p_span, q0, q_low, q_high, first, largest, angle = numbers.astype(dtype)
-    q_span, lengths = (q_low, q_high), arclength.Steps(first, largest, angle)
+    (p0, *p_span), (q0, *q_span), lengths = numbers.astype(dtype).reshape(3, 3)
+    lengths = arclength.Steps(*lengths)
     system = defining.System(lambda parameters: family(parameters[0], parameters[1]), u, kind.discrete)
     y0 = jnp.concatenate([x0, jnp.stack([p0, q0])])
     lower, upper = (jnp.stack([p, q]) for p, q in zip(p_span, q_span, strict=True))

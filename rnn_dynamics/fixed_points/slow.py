@@ -126,13 +126,13 @@ def slow_points(
     points, ghost = x[kept], residual[kept] > np.asarray(allowed(tol, x[kept], np.abs(x[kept]).max(1, initial=0)))
     padded = np.resize(np.append(kept, 0), 1 << len(kept).bit_length())  # to a power of two: few shapes to compile
     own = lanes(_linearise, x.shape[1], step, x[padded], u, time)
-    jacobian, input_jacobian = jax.tree.map(lambda each: jax.device_put(np.asarray(each)[: len(kept)]), own)
-    values, left, right = _spectra(np.asarray(jacobian), time)
+    jacobian, input_jacobian = jax.tree.map(lambda each: np.asarray(each)[: len(kept)], own)
+    values, left, right = _spectra(jacobian, time)
     kind = kinds(values, np.where(ghost, 0, residual[kept]), time)
     return SlowPoints(
         x=jax.device_put(points),
         residual=jax.device_put(residual[kept]),
-        jacobian=jacobian,
+        jacobian=jax.device_put(jacobian),
         multipliers=jax.device_put(values),
         stable=np.char.startswith(kind, "stable"),
         kind=kind,
@@ -143,7 +143,7 @@ def slow_points(
         speed=speed[kept],
         ghost=ghost,
         gradient=gradient[kept],
-        input_jacobian=input_jacobian,
+        input_jacobian=jax.device_put(input_jacobian),
         right=right,
         left=left,
         time_constants=_time_constants(values, time),
