@@ -38,10 +38,11 @@ def deaf(family):
         (slow_doya, np.linspace(-3, -2, 64), [0.5]),
         (lambda b: DoyaNeuron(w=-5.0, b=b), np.linspace(-1, 6, 64), [0.4]),  # fixed points and 2-cycles
         (Logistic, np.linspace(2.8, 3.56, 64), [0.3]),  # periods 1, 2, 4, 8
+        (Logistic, np.array([2.5, 3.2, 3.5, 3.55]), [0.3]),  # the same, all soon closed: what is kept repeats too
         (Logistic, np.linspace(2.8, 4.0, 64), [0.3]),  # and chaos beside them
         (lambda a: Henon(a=a), np.linspace(0.1, 1.4, 64), [0.1, 0.1]),
     ],
-    ids=["neuron", "slow neuron", "inhibited neuron", "logistic", "logistic to chaos", "henon"],
+    ids=["neuron", "slow neuron", "inhibited neuron", "logistic", "logistic, closed", "logistic to chaos", "henon"],
 )
 def test_leaving_out_the_laps_of_closed_orbits_changes_no_bit(family, values, x0):
     values, x0 = jnp.asarray(values), jnp.array(x0)

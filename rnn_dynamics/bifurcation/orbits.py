@@ -15,7 +15,7 @@ from rnn_dynamics._compile import jit_wide
 
 __all__ = ["orbit_diagram"]
 
-_CHUNK = 2000
+_CHUNK = 1000
 """Parameter values run side by side, at most: few enough for their orbits to stay in a CPU's cache. With a power of
 two, the writes that put time behind the parameter would all fall into the same few cache lines."""
 _LAP = 16
@@ -35,9 +35,9 @@ def orbit_diagram(
     """Where the orbits of a family of maps settle, for many values of its parameter.
 
     At each value the map runs `num_transient` steps that are thrown away, then `num_kept` that are returned. An orbit
-    that has closed on itself in floating point (period 1, 2, 4, 8 or 16) skips the rest of its transient: it would
-    repeat the same numbers, so the result is the same bit for bit. Because of that exit JAX cannot differentiate the
-    diagram in reverse, and a forward derivative stops where the orbit closes: take `sensitivity.to_parameter` instead.
+    that has closed on itself in floating point (period 1, 2, 4, 8 or 16) skips the rest: it would repeat the same
+    numbers, so the result is the same bit for bit. Because of that exit JAX cannot differentiate the diagram in
+    reverse, and a forward derivative stops where the orbit closes: take `sensitivity.to_parameter` instead.
 
     Args:
         family: `p -> map`, for instance `lambda b: DoyaNeuron(w=5.0, b=b)`.
@@ -111,23 +111,29 @@ def _promoted(family, values, x0, inputs):
 
 def _settle(step, x, num_kept, num_transient, inputs):
     """The last state, and those after the transient, time first."""
-    late = None
-    if inputs is None:
-        x = _transient(lambda x: step(x, None), x, num_transient)
-    else:
-        early = jax.tree.map(lambda leaf: leaf[:num_transient], inputs)
-        late = jax.tree.map(lambda leaf: leaf[num_transient:], inputs)
-        x = jax.lax.scan(lambda x, u: (step(x, u), None), x, early)[0]
 
     def keep(x, u):
         x = step(x, u)
         return x, x
 
-    return jax.lax.scan(keep, x, late, length=num_kept)
+    if inputs is not None:
+        early = jax.tree.map(lambda leaf: leaf[:num_transient], inputs)
+        late = jax.tree.map(lambda leaf: leaf[num_transient:], inputs)
+        x = jax.lax.scan(lambda x, u: (step(x, u), None), x, early)[0]
+        return jax.lax.scan(keep, x, late, length=num_kept)
+
+    def orbit(x, length):
+        return jax.lax.scan(keep, x, length=length)[1]
+
+    x, closed = _transient(lambda x: step(x, None), x, num_transient)
+    repeats = closed & (num_kept > _LAP)
+    again = jnp.arange(num_kept) % _LAP
+    kept = jax.lax.cond(repeats, lambda x: orbit(x, _LAP)[again], lambda x: orbit(x, num_kept), x)
+    return (kept[-1] if num_kept else x), kept
 
 
 def _transient(step, x, num_steps):
-    """x after `num_steps`, leaving out whole laps once one has brought every state back to itself exactly.
+    """x after `num_steps`, leaving out whole laps once one has brought every state back to itself exactly; has one?
 
     The states then have a period that divides the lap, so any number of laps more would change no bit.
     """
@@ -141,5 +147,5 @@ def _transient(step, x, num_steps):
         return count + 1, new, ((new == x) | (jnp.isnan(new) & jnp.isnan(x))).all()
 
     laps, rest = divmod(num_steps, _LAP)
-    _, x, _ = jax.lax.while_loop(lambda carry: (carry[0] < laps) & ~carry[2], lap, (0, x, jnp.array(False)))
-    return run(x, rest)
+    _, x, closed = jax.lax.while_loop(lambda carry: (carry[0] < laps) & ~carry[2], lap, (0, x, jnp.array(False)))
+    return run(x, rest), closed
