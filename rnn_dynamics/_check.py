@@ -7,6 +7,7 @@ a caller's `jit`, `vmap` or `grad` is not).
 
 import operator
 from collections.abc import Callable, Iterable
+from numbers import Integral
 from typing import Any
 
 import equinox
@@ -23,6 +24,7 @@ __all__ = [
     "floats",
     "inputs",
     "instance",
+    "is_float_array",
     "known",
     "loss",
     "next_state",
@@ -40,6 +42,11 @@ __all__ = [
 def known(value: Any) -> bool:
     """Whether a value can be looked at now: it is not a tracer of some `jit`, `vmap` or `grad`."""
     return not isinstance(value, jax.core.Tracer)
+
+
+def is_float_array(leaf: Any) -> bool:
+    """Whether a leaf of a pytree is a parameter that gradients are taken in: an array of floats, and not complex."""
+    return equinox.is_array(leaf) and jnp.issubdtype(leaf.dtype, jnp.floating)
 
 
 def finite(name: str, value: Any) -> None:
@@ -66,8 +73,8 @@ def floats(name: str, value: Any, *shape: int | str, check_finite: bool = True) 
 
 
 def number(name: str, value: Any) -> Float[Array, ""]:
-    """`value` as a finite real scalar; Python integers become floats (and stay weakly typed)."""
-    if isinstance(value, int) and not isinstance(value, bool):
+    """`value` as a finite real scalar; integers of Python and NumPy become floats (and stay weakly typed)."""
+    if isinstance(value, Integral) and not isinstance(value, bool):
         try:
             value = float(value)
         except OverflowError as error:
@@ -188,6 +195,8 @@ def next_state(step: Callable, x: Float[Array, " n"], u: PyTree = None, *, name:
 
     Only shapes are looked at: `u` may hold `jax.ShapeDtypeStruct`s. `name` is what the caller calls the map.
     """
+    if not callable(step):
+        raise ValueError(f"{name} must be a function (x, u) -> x; got {type(step).__name__}")
     image = jax.eval_shape(step, x, u)
     if not hasattr(image, "shape") or image.shape != x.shape or not jnp.issubdtype(image.dtype, jnp.floating):
         came = f"{image.dtype} of shape {image.shape}" if hasattr(image, "shape") else type(image).__name__

@@ -17,6 +17,8 @@ __all__ = [
     "singular_vectors",
     "swapped_back",
     "times_exp",
+    "times_power",
+    "total",
     "unit",
 ]
 
@@ -36,6 +38,26 @@ def unit(rows):
 def times_exp(a, exponent):
     """a·e^exponent where that is of moderate size, so that the exponent can be too large only where a = 0."""
     return a * jnp.exp(jnp.minimum(exponent, jnp.log(jnp.finfo(a.dtype).max) - 1))
+
+
+def times_power(a, exponent):
+    """a·2^exponent in two factors, each finite, so that 0 stays 0; `jnp.ldexp` has a wrong derivative at 0."""
+    most = jnp.finfo(a.dtype).maxexp - 1
+    exponent = jnp.clip(exponent, -2 * most, 2 * most)
+    half = exponent // 2
+    one = jnp.ones((), a.dtype)
+    return a * jnp.ldexp(one, half) * jnp.ldexp(one, exponent - half)
+
+
+def total(so_far, left, more):
+    """so_far + left + more, and what its rounding leaves for the next time: of a million summands none is rounded away.
+
+    Knuth (1969), The art of computer programming, vol. 2, section 4.2.2: the error of a sum is a float.
+    """
+    more = more + left
+    new = so_far + more
+    back = new - more
+    return new, jnp.where(jnp.isfinite(new), (so_far - back) + (more - (new - back)), 0)
 
 
 def descending(sizes):

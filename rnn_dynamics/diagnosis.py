@@ -14,7 +14,9 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from rnn_dynamics import _check, bounds, gradients, lyapunov, simulate
+from rnn_dynamics.activations import Activation
 from rnn_dynamics.bounds import Bounds
+from rnn_dynamics.models import ElmanRNN, PascanuRNN
 
 __all__ = ["Report", "report"]
 
@@ -38,7 +40,7 @@ class Report(equinox.Module):
     saturated: Float[Array, " n"] | None
     """The part of the steps that each unit spends with σ' below 5 % of its supremum; None for a map without σ."""
     bounds: Bounds | None
-    """Of `bounds.network_bounds`; None for a map that does not show its weights and activation."""
+    """Of `bounds.network_bounds`, for the map without its leak; None for a map that is neither of the two networks."""
     verdict: str = equinox.field(static=True)
     """ "vanishing", "exploding" or "healthy"; "diverged" if the orbit or its gradient left the floats."""
     sentence: str = equinox.field(static=True)
@@ -73,8 +75,8 @@ def report(
     longer. "healthy": neither.
 
     Args:
-        step: The map, `(x, u) -> x`. Of a network with `w_rec`, `activation` and `pre_activation` the report also
-            tells saturation and bounds.
+        step: The map, `(x, u) -> x`. Of a network with an `activation` (an `Activation`) and a `pre_activation` the
+            report also tells saturation; of a PascanuRNN and an ElmanRNN, bounds.
         x0: Initial state.
         inputs: As in `simulate.trajectory`.
         loss: E, from the last state to a scalar.
@@ -108,16 +110,22 @@ def report(
         sentence = f"diverged: the orbit or its loss leaves the floating-point numbers within {total} steps"
         return Report(nowhere, math.nan, exponent, math.nan, None, None, "diverged", sentence)
     directions, log_norms = gradients.backpropagate(step, xs, inputs, cotangent)
+    if not bool(jnp.isfinite(directions).all()):
+        sentence = "diverged: a Jacobian of the orbit is not finite"
+        return Report(log_norms, math.nan, exponent, math.nan, None, None, "diverged", sentence)
     omega = float(gradients.omega(step, xs, inputs, directions[1:])) / total
     change = float(log_norms[0]) - float(log_norms[-1]) if np.isfinite(log_norms[-1]) else -math.inf
     saturated, certified = None, None
-    if all(hasattr(step, name) for name in ("w_rec", "activation", "pre_activation")):
-        network: Any = step
+    network: Any = step
+    if isinstance(getattr(step, "activation", None), Activation) and hasattr(step, "pre_activation"):
         saturated = _saturation(network, xs, inputs)
-        if network.activation.slope < math.inf:
-            certified = bounds.network_bounds(network.w_rec, network.activation)
+    if type(step) in (PascanuRNN, ElmanRNN) and network.activation.slope < math.inf:
+        certified = bounds.network_bounds(network.w_rec, network.activation)
     verdict = "vanishing" if change < -_HEALTHY else "exploding" if change > _HEALTHY else "healthy"
-    sentence = f"{verdict}: {_extent(change, total)}; {_cause(verdict, exponent, saturated, certified)}"
+    cause = _cause(verdict, exponent, saturated, certified, leak=getattr(step, "leak", 1.0))
+    if log_norms[-1] == -math.inf:
+        cause = "the loss does not depend on the last state"
+    sentence = f"{verdict}: {_extent(change, total)}; {cause}"
     return Report(log_norms, change / total, exponent, omega, saturated, certified, verdict, sentence)
 
 
@@ -132,9 +140,10 @@ def _extent(change, total):
     return f"the gradient changes by 10^{change / math.log(10):+.1f} over {total} steps"
 
 
-def _cause(verdict, exponent, saturated, certified):
+def _cause(verdict, exponent, saturated, certified, leak):
     if verdict == "vanishing" and certified is not None and bool(certified.vanishes):
-        return f"the weights alone prove that it must, by {float(certified.rate):.3g} a step in the long run"
+        rate = 1 - float(leak) * (1 - float(certified.rate))  # of (1 - leak) x + leak F(x), in the norm that F shrinks
+        return f"the weights alone prove that it must, by {rate:.3g} a step in the long run"
     if verdict == "vanishing" and saturated is not None and float(saturated.mean()) > 0.5:
         return f"{100 * float(saturated.mean()):.0f} % of the units are saturated"
     if exponent < 0:

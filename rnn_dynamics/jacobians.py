@@ -168,13 +168,9 @@ def _along(step, xs, inputs):
 
 @jit
 def _transition(step, x0, inputs, num_steps):
-    def advance(carry, u):
-        x, product = carry
-        return (step(x, u), products.multiply(_jacobian(step, x, u), product)), None
-
     x0 = _check.first_state(step, x0, inputs)
-    (_, product), _ = jax.lax.scan(advance, (x0, products.identity(len(x0), x0.dtype)), inputs, length=num_steps)
-    return product
+    factor = lambda x, u: (step(x, u), _jacobian(step, x, u))  # noqa: E731
+    return multiplication.scan(factor, x0, len(x0), x0.dtype, inputs, num_steps, every=False)
 
 
 @jit

@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, PyTree
 
 from rnn_dynamics import _check, jacobians
 from rnn_dynamics._compile import jit
+from rnn_dynamics._graded import times_power
 
 __all__ = ["to_parameter", "to_state"]
 
@@ -89,21 +90,22 @@ def _to_state(step, x0, inputs, num_steps):
         del exponent  # the recursion is linear: its scale stays outside
         return step(x, u), jacobians.jacobian(step, x, u) @ s
 
-    return _carry(step, tangent, x0, jnp.eye(len(x0), dtype=x0.dtype), inputs, num_steps, lowest=-(2**30))
+    room = len(x0).bit_length()  # n finite numbers times 1/(2n) have a finite sum
+    return _carry(step, tangent, x0, jnp.eye(len(x0), dtype=x0.dtype), inputs, num_steps, -(2**30), room)
 
 
 @jit
 def _to_parameter(family, p, x0, inputs, num_steps):
     def tangent(x, u, s, exponent):
-        return jax.jvp(lambda p, x: family(p)(x, u), (p, x), (_scaled(jnp.ones_like(p), -exponent), s))
+        return jax.jvp(lambda p, x: family(p)(x, u), (p, x), (times_power(jnp.ones_like(p), -exponent), s))
 
     # What comes in at every step is divided by the scale: it must not overflow.
     lowest = -min(jnp.finfo(value.dtype).maxexp for value in (p, x0)) // 2
     return _carry(family(p), tangent, x0, jnp.zeros_like(x0), inputs, num_steps, lowest)
 
 
-def _carry(step, tangent, x0, s0, inputs, num_steps, lowest):
-    """Scans x and s · 2^exponent, each column of s on its own scale, kept near one as far down as 2^lowest.
+def _carry(step, tangent, x0, s0, inputs, num_steps, lowest, room=0):
+    """Scans x and s · 2^exponent, each column of s on its own scale, kept near 2^-room as far down as 2^lowest.
 
     Powers of two scale without rounding, so nothing is lost by it.
     """
@@ -112,21 +114,11 @@ def _carry(step, tangent, x0, s0, inputs, num_steps, lowest):
         x, s, exponent = carry
         x, s = tangent(x, u, s, exponent)
         _, shift = jnp.frexp(jnp.abs(s).max(axis=0))
-        shift = jnp.where(jnp.isfinite(s).all(axis=0), jnp.maximum(shift, lowest - exponent), 0)
-        s, exponent = _scaled(s, -shift), exponent + shift
-        return (x, s, exponent), _scaled(s, exponent)
+        shift = jnp.where(jnp.isfinite(s).all(axis=0), jnp.maximum(shift + room, lowest - exponent), 0)
+        s, exponent = times_power(s, -shift), exponent + shift
+        return (x, s, exponent), times_power(s, exponent)
 
     x0 = _check.first_state(step, x0, inputs)
     s0 = s0.astype(x0.dtype)
-    exponent = jnp.zeros(s0.shape[1:], jnp.int32)
-    _, tail = jax.lax.scan(advance, (x0, s0, exponent), inputs, length=num_steps)
-    return jnp.concatenate([s0[None], tail])
-
-
-def _scaled(s, exponent):
-    """s · 2^exponent in two factors, each finite, so that 0 stays 0; `jnp.ldexp` has a wrong derivative at 0."""
-    most = jnp.finfo(s.dtype).maxexp - 1
-    exponent = jnp.clip(exponent, -2 * most, 2 * most)
-    half = exponent // 2
-    one = jnp.ones((), s.dtype)
-    return s * jnp.ldexp(one, half) * jnp.ldexp(one, exponent - half)
+    start = (x0, times_power(s0, -room), jnp.full(s0.shape[1:], room, jnp.int32))
+    return jnp.concatenate([s0[None], jax.lax.scan(advance, start, inputs, length=num_steps)[1]])

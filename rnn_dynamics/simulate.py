@@ -14,7 +14,7 @@ from jax.extend.core import ClosedJaxpr, Var, jaxpr_as_fun
 from jaxtyping import Array, Float, Int, PyTree
 
 from rnn_dynamics import _check
-from rnn_dynamics._compile import jit_wide
+from rnn_dynamics._compile import jit_wide, untiled
 
 __all__ = ["Settled", "final_state", "settle", "trajectory"]
 
@@ -169,7 +169,7 @@ def _trajectory(step, x0, inputs, num_steps, parallel):
 @jit_wide
 def _final_state(step, x0, inputs, num_steps):
     x0 = _check.first_state(step, x0, inputs)
-    return jax.lax.scan(lambda x, u: (step(x, u), None), x0, inputs, length=num_steps)[0]
+    return jax.lax.scan(lambda x, u: (untiled(step(x, u)), None), x0, inputs, length=num_steps)[0]
 
 
 @equinox.filter_custom_jvp

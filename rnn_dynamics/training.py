@@ -44,7 +44,8 @@ def descend(
 
     Args:
         loss: L, from parameters to a float scalar.
-        parameters: Where to start; a pytree, of which the float arrays are free and the rest is kept as it is.
+        parameters: Where to start; a pytree, of which the float arrays are free and the rest, complex arrays too, is
+            kept as it is.
         rate: The learning rate, in units of the parameter squared per unit of loss.
         num_steps: T.
         max_norm: Longest gradient followed as it is; None follows every gradient as it is.
@@ -66,7 +67,7 @@ def descend(
     rate = _check.positive("rate", rate)
     max_norm = None if max_norm is None else _check.positive("max_norm", max_norm)
     num_steps = _check.count("num_steps", num_steps)
-    leaves = jax.tree.leaves(equinox.filter(parameters, equinox.is_inexact_array))
+    leaves = jax.tree.leaves(equinox.filter(parameters, _check.is_float_array))
     if not leaves:
         raise ValueError("parameters must hold at least one float array; got none")
     for leaf in leaves:
@@ -77,7 +78,7 @@ def descend(
 
 @jit
 def _descend(loss, parameters, rate, num_steps, max_norm):
-    free, fixed = equinox.partition(parameters, equinox.is_inexact_array)
+    free, fixed = equinox.partition(parameters, _check.is_float_array)
 
     def advance(free, _):
         value, gradient = jax.value_and_grad(lambda free: loss(equinox.combine(free, fixed)))(free)

@@ -60,6 +60,10 @@ def test_what_is_no_finite_real_number_is_refused(value):
         _check.number("p", value)
 
 
+def test_numpys_integers_are_numbers_too():
+    assert _check.number("p", np.int64(2)) == 2.0
+
+
 @pytest.mark.parametrize("value", [0, 3, np.int32(3), jnp.array(3), np.array(3)])
 def test_whole_numbers_are_counts(value):
     assert _check.count("n", value) == int(value)
@@ -112,6 +116,8 @@ def test_the_first_state_needs_shapes_alone():
         _check.first_state(lambda x, _: x.astype(int), jnp.ones(2), None, name="field")
     with pytest.raises(ValueError, match="step must return its state's dtype float64; it returned float32"):
         _check.next_state(lambda x, _: x.astype(jnp.float32), jnp.ones(2))
+    with pytest.raises(ValueError, match=r"step must be a function \(x, u\) -> x; got int"):
+        _check.next_state(3, jnp.ones(2))
 
 
 def test_a_state_may_be_large_or_small_but_not_empty():

@@ -2,6 +2,7 @@
 
 import math
 
+import equinox
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -76,12 +77,42 @@ def test_a_gradient_that_is_exactly_zero_has_vanished():
 def test_a_loss_without_gradient_counts_as_vanished():
     found = diagnosis.report(power, jnp.ones(1), powers(1.0, 0.0), lambda x: jnp.zeros(()))
     assert found.verdict == "vanishing"
+    assert "the loss does not depend on the last state" in found.sentence
 
 
 def test_a_diverging_orbit_is_said_to_diverge():
     found = diagnosis.report(power, jnp.array([2.0]), powers(0.0, 1.0), first)
     assert found.verdict == "diverged"
     assert "floating-point" in found.sentence
+
+
+def test_a_jacobian_that_is_not_finite_is_said_to_diverge():
+    found = diagnosis.report(lambda x, u: jnp.sqrt(x), jnp.zeros(1), None, first, num_steps=10)
+    assert found.verdict == "diverged"
+    assert "Jacobian" in found.sentence
+
+
+def test_what_the_weights_prove_of_a_leaky_network_holds_for_it():
+    # At 0 the Jacobian is (1 - α) + α w, its norm and its multiplier.
+    network = ElmanRNN(jnp.array([[0.5]]), None, jnp.zeros(1), leak=0.1)
+    found = diagnosis.report(network, jnp.zeros(1), None, first, num_steps=500)
+    assert found.rate == pytest.approx(math.log(0.95), abs=1e-12)
+    assert "by 0.95 a step" in found.sentence
+
+
+def test_a_network_of_another_kind_is_not_judged_by_its_weights():
+    class Residual(PascanuRNN):
+        def __call__(self, x, u=None):
+            return x + super().__call__(x, u)
+
+        jacobian = None
+
+    network = Residual(0.5 * np.eye(1), None, np.zeros(1), tanh)
+    found = diagnosis.report(network, jnp.zeros(1), None, first, num_steps=500)
+    assert found.verdict == "exploding"
+    assert found.bounds is None
+    plain = equinox.tree_at(lambda network: network.activation, network, jnp.tanh, is_leaf=lambda leaf: leaf is tanh)
+    assert diagnosis.report(plain, jnp.zeros(1), None, first, num_steps=500).saturated is None
 
 
 def test_a_relu_network_has_no_bound_missing_and_a_step_function_none():

@@ -8,7 +8,7 @@ import optax
 import pytest
 
 from rnn_dynamics import gradients, simulate
-from rnn_dynamics.activations import sigmoid
+from rnn_dynamics.activations import identity, sigmoid
 from rnn_dynamics.models import DoyaNeuron, PascanuRNN
 
 EPS = np.finfo(float).eps
@@ -123,6 +123,12 @@ def test_single_precision_stays_single_and_neither_over_nor_underflows(size):
     # 3e±30 and 4e±30 are rounded to float32 first; then as above.
     np.testing.assert_allclose(clipped / np.float32(size), [0.3, 0.4], rtol=6 * np.finfo(np.float32).eps)
     np.testing.assert_allclose(norm / np.float32(size), 5.0, rtol=6 * np.finfo(np.float32).eps)
+
+
+def test_a_half_precision_gradient_of_many_entries_is_measured_in_single():
+    clipped, norm = gradients.clip_by_norm(jnp.ones(70_000, jnp.float16), 1.0)
+    assert float(norm) == pytest.approx(70_000**0.5, rel=1e-6)
+    np.testing.assert_allclose(clipped, np.full(70_000, 70_000**-0.5), rtol=float(jnp.finfo(jnp.float16).eps))
 
 
 def test_ordinary_gradients_are_clipped_as_optax_does():
@@ -296,6 +302,30 @@ def test_back_propagated_gradients_neither_underflow_nor_overflow(factor):
     assert np.isfinite(directions).all()
 
 
+def test_in_single_precision_a_million_logarithms_are_summed_without_loss():
+    factor, num = np.float32(0.9), 1_000_000
+    _, log_norms = gradients.backpropagate(
+        lambda x, u: factor * x, jnp.zeros((num + 1, 1), jnp.float32), None, jnp.ones(1, jnp.float32)
+    )
+    exact = num * np.log(np.float64(factor))  # each step's logarithm is right to some eps of itself
+    np.testing.assert_allclose(log_norms[0], exact, rtol=4 * np.finfo(np.float32).eps)
+
+
+def test_contributions_through_gradients_beyond_the_floats_are_infinite_or_zero_and_never_nan():
+    # The gradient of x_6 grows to 10^500 on its way back, where it meets 0, or the 10^-300 of the start.
+    model = PascanuRNN(1e100 * np.eye(1), None, np.zeros(1), identity)
+    for start, exact in ((0.0, 0.0), (1e-300, 1e200)):
+        terms = gradients.contributions(model, jnp.array([start]), None, lambda x: x[0], num_steps=6)
+        np.testing.assert_allclose(terms.w_rec[:, 0, 0], np.full(6, exact), rtol=30 * EPS)  # w^5 x_0, whichever step
+
+
+def test_omega_has_its_derivative_however_short_the_pulled_back_gradient():
+    xs, cotangents = jnp.zeros((3, 1), jnp.float32), jnp.ones((2, 1), jnp.float32)
+    slope = jax.grad(lambda a: gradients.omega(lambda x, u: a * x, xs, None, cotangents))
+    for a in (1e-20, 1e-3):
+        assert float(slope(jnp.float32(a))) == pytest.approx(4 * (a - 1), rel=1e-6)  # of 2 (a - 1)²
+
+
 def test_stretch_by_stretch_from_kept_states_the_gradient_is_the_same():
     network, x0, inputs = driven_network()
     xs = simulate.trajectory(network, x0, inputs)
@@ -395,6 +425,8 @@ def test_clipping_chains_with_any_optimiser():
         (lambda f, xs: gradients.backpropagate(f, xs[0], None, jnp.ones(1)), r"xs.*\(T\+1, n\)"),
         (lambda f, xs: gradients.omega(f, xs, None, xs), r"cotangents.*\(3, 1\).*\(4, 1\)"),
         (lambda f, xs: gradients.omega(f, xs, None, xs[1:], bound=-1.0), "bound.*-1.0"),
+        (lambda f, xs: gradients.omega(f, xs, None, xs[1:], bound="small"), "bound must be"),
+        (lambda f, xs: gradients.omega(f, xs, None, xs[1:], squared=np.True_), "squared must be of type bool"),
         (lambda f, xs: gradients.contributions(f, xs[0], None, jnp.sum, num_steps=2), "step must be a pytree"),
         (lambda f, xs: gradients.contributions(unit(1.0, 0.0), xs[0], None, jnp.sin, num_steps=2), r"scalar.*\(1,\)"),
         (lambda f, xs: gradients.contributions(unit(1.0, 0.0), xs[0], None, jnp.sum), "inputs or num_steps"),

@@ -362,6 +362,34 @@ def test_float32_is_right_to_its_own_rounding():
     np.testing.assert_allclose(found, exact, rtol=0, atol=400 * 100 * float(jnp.finfo(jnp.float32).eps))
 
 
+def test_in_single_precision_the_logarithms_of_a_long_product_are_summed_without_loss():
+    # A step's logarithm is right to some eps of itself; its sum, one place of which is 0.004, must lose no more.
+    factor, num = np.float32(0.9), 300_000
+    exact = num * np.log(np.float64(factor))
+    allowed = 4 * np.finfo(np.float32).eps * abs(exact)
+    matrices = jnp.full((num, 1, 1), factor)
+    np.testing.assert_allclose(products.from_matrices(matrices).log_norm(), exact, rtol=0, atol=allowed)
+    orthogonal_ones = jnp.asarray(factor * orthogonal(1, 3)[0], jnp.float32)
+    long = products.from_matrices(jnp.broadcast_to(orthogonal_ones, (num // 3, 3, 3)))
+    # Rounding makes the three singular values of the factor differ, by some eps, and of its power by that times T.
+    exact = num // 3 * np.linalg.slogdet(np.asarray(orthogonal_ones, float))[1]
+    np.testing.assert_allclose(np.asarray(long.log_singular_values(), float).sum(), exact, rtol=0, atol=allowed)
+
+
+@pytest.mark.parametrize(("dtype", "power"), [(jnp.float64, 1023), (jnp.float64, -1022), (jnp.float32, 127)])
+def test_factors_at_either_end_of_the_floats_multiply_as_others_do(dtype, power):
+    # H² = 2·1 for H = [[1, 1], [1, -1]].
+    eps = float(jnp.finfo(dtype).eps)
+    matrix = (2.0**power * np.array([[1.0, 1.0], [1.0, -1.0]])).astype(dtype)
+    for num in (1, 3):
+        product = products.from_matrices(jnp.asarray(np.stack([matrix] * num)))
+        exact = num * (power + 0.5) * np.log(2)
+        np.testing.assert_allclose(product.log_singular_values(), [exact, exact], rtol=8 * eps)
+    direction, log_length = products.from_matrices(jnp.asarray(matrix[None])).apply(jnp.asarray(matrix[0]))
+    np.testing.assert_allclose(direction, [1, 0], atol=8 * eps)
+    np.testing.assert_allclose(log_length, (2 * power + 1) * np.log(2), rtol=8 * eps)
+
+
 @pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
     ("call", "message"),
@@ -375,6 +403,8 @@ def test_float32_is_right_to_its_own_rounding():
         (lambda: products.from_matrices(jnp.ones((3, 2, 2)), parallel=None), "parallel.*NoneType"),
         (lambda: products.identity(0), "n must be.*0"),
         (lambda: products.identity(2, int), "dtype"),
+        (lambda: products.identity(2, "foo"), "dtype must be a float type; got 'foo'"),
+        (lambda: products.Product(1.0, 2.0, 3.0), r"log_scale.*\(\)"),
         (lambda: products.multiply(jnp.ones((3, 3)), products.identity(2)), r"matrix.*\(2, 2\).*\(3, 3\)"),
         (lambda: products.compose(products.identity(2), products.identity(3)), "earlier.*2.*3"),
         (lambda: products.compose(products.identity(2), jnp.eye(2)), "earlier must be a Product"),

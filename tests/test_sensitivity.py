@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy
 
 from rnn_dynamics.jacobians import along
 from rnn_dynamics.models import DoyaNeuron, PascanuRNN
@@ -171,6 +172,16 @@ def surface(w, b):
     by_w = to_parameter(lambda w: unit(w, b), w, start, num_steps=50)[-1, 0]
     by_b = to_parameter(lambda b: unit(w, b), b, start, num_steps=50)[-1, 0]
     return by_w, by_b
+
+
+def test_a_jacobian_near_the_largest_float_is_multiplied_without_overflow():
+    # H² = 2·I for H = [[1, 1], [1, -1]]: the square of 2^1023 H is beyond the floats, with exact zeros in it.
+    for n in (1, 2, 8):
+        matrix = 2.0**1023 * scipy.linalg.hadamard(n)
+        s = np.asarray(to_state(lambda x, u: matrix @ x, jnp.zeros(n), num_steps=3))  # noqa: B023
+        np.testing.assert_array_equal(s[1], matrix)
+        np.testing.assert_array_equal(s[2], np.where(np.eye(n) == 1, np.inf, 0))
+        np.testing.assert_array_equal(s[3], np.sign(matrix) * np.inf)
 
 
 @pytest.mark.parametrize("w", [5.0, -5.0])

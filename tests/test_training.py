@@ -87,6 +87,19 @@ def test_only_float_arrays_move_and_the_rest_is_kept_as_it_is():
     np.testing.assert_allclose(history.parameters["w"][:, 0, 1], 2 * 0.8 ** np.arange(5), rtol=5 * 3 * EPS)
 
 
+def test_complex_arrays_are_no_parameters():
+    found = training.descend(
+        lambda p: p["x"] ** 2 + jnp.abs(p["z"]) ** 2,
+        {"x": jnp.array(1.0), "z": jnp.array(0.5 + 1j)},
+        rate=0.25,
+        num_steps=2,
+    )
+    np.testing.assert_array_equal(found.parameters["x"], [1, 0.5, 0.25])
+    assert found.parameters["z"] == 0.5 + 1j
+    with pytest.raises(ValueError, match="parameters must hold at least one float array"):
+        training.descend(lambda z: jnp.abs(z) ** 2, jnp.array(0.5 + 1j), rate=0.25, num_steps=2)
+
+
 def test_a_model_descends_by_all_its_parameters_together():
     def loss(neuron):
         return (neuron(jnp.array([0.4]))[0] - 0.9) ** 2

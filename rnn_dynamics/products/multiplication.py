@@ -4,17 +4,19 @@ Row 1 of the layer table: above `product`. Next: `jacobians`, which multiplies a
 """
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float
+from jaxtyping import Array, DTypeLike, Float, PyTree
 
 from rnn_dynamics import _check, _graded
 from rnn_dynamics._compile import jit
 from rnn_dynamics.products.product import Product, identity
 
-__all__ = ["advance", "compose", "cumulative", "from_matrices", "multiply", "stretch_size"]
+__all__ = ["advance", "compose", "cumulative", "from_matrices", "multiply", "scan", "stretch_size"]
 
 _CHUNK = 1024
 """Factors multiplied in parallel at a time, at most: what they are held in is all the memory that it takes."""
@@ -67,7 +69,7 @@ def from_matrices(matrices: Float[Array, "T n n"], *, parallel: bool = False) ->
     """
     matrices = _sequence(matrices)
     _check.instance("parallel", parallel, bool)
-    return (_from_matrices_in_parallel if parallel and len(matrices) else _from_matrices)(matrices)
+    return _from_matrices_in_parallel(matrices) if parallel and len(matrices) else _sequential(matrices, every=False)
 
 
 def cumulative(matrices: Float[Array, "T n n"], *, parallel: bool = False) -> Product:
@@ -91,7 +93,7 @@ def cumulative(matrices: Float[Array, "T n n"], *, parallel: bool = False) -> Pr
     """
     matrices = _sequence(matrices)
     _check.instance("parallel", parallel, bool)
-    return (_cumulative_in_parallel if parallel and len(matrices) else _cumulative)(matrices)
+    return _cumulative_in_parallel(matrices) if parallel and len(matrices) else _sequential(matrices, every=True)
 
 
 def compose(later: Product, earlier: Product) -> Product:
@@ -140,7 +142,17 @@ def _size(name, product):
 
 @jit
 def _multiply(matrix, product):
-    u, log_scale, v = _straight(product)
+    return _accumulate(matrix, product, jnp.zeros_like(product.log_scale))[0]
+
+
+def _accumulate(matrix, product, left):
+    """The next product, and what the sums of logarithms in `log_scale` leave over, for the next factor to add.
+
+    In float32 the logarithm of a long product is a number whose last place is as large as one factor's.
+    """
+    u, log_scale, v, left = _straight(product, left)
+    power = _power(matrix)
+    matrix = _graded.times_power(matrix, -power)
     sizes = jnp.max(jnp.abs(matrix), axis=0)
     graded = jnp.max(sizes) > _GRADED * jnp.min(sizes)
     q1, r1 = lax.cond(graded, _by_rows, lambda matrix: (jnp.eye(len(matrix), dtype=matrix.dtype), matrix), matrix)
@@ -148,22 +160,37 @@ def _multiply(matrix, product):
     order, _ = _graded.descending(jnp.log(jnp.max(jnp.abs(c), axis=0)) + log_scale)
     q2, r2 = _graded.row_sorted_qr(jnp.where(log_scale == -jnp.inf, 0, c)[:, order])
     q = lax.cond(graded, jnp.matmul, lambda _, q2: q2, q1, q2)
-    return _scaled(q, r2, log_scale[order], v[order])
+    product, left = _scaled(q, r2, log_scale[order], left[order], v[order])
+    log_scale, left = _graded.total(product.log_scale, left, power.astype(left.dtype) * math.log(2))
+    return Product(product.u, log_scale, product.v), left
+
+
+def _power(matrix):
+    """The power of two to divide a matrix by, so that multiplying it neither over- nor underflows; 0 for most."""
+    _, power = jnp.frexp(lax.stop_gradient(jnp.max(jnp.abs(matrix))))
+    return jnp.where(jnp.abs(power) > jnp.finfo(matrix.dtype).maxexp // 4, power, 0)
+
+
+def scan(
+    factor: Callable, start: PyTree, n: int, dtype: DTypeLike, inputs: PyTree, num_steps: int, *, every: bool
+) -> Product:
+    """Multiplies what `factor(carry, input) -> (carry, matrix)` gives, into one product or every partial one."""
+
+    def advance(carry, now) -> tuple[Any, Any]:
+        carry, product, left = carry
+        carry, matrix = factor(carry, now)
+        product, left = _accumulate(matrix, product, left)
+        return (carry, product, left), product if every else None
+
+    one = identity(n, dtype)
+    (_, product, _), products = lax.scan(advance, (start, one, jnp.zeros_like(one.log_scale)), inputs, num_steps)
+    return products if every else product
 
 
 @jit
-def _from_matrices(matrices):
-    start = identity(matrices.shape[1], matrices.dtype)
-    return lax.scan(lambda product, matrix: (_multiply(matrix, product), None), start, matrices)[0]
-
-
-@jit
-def _cumulative(matrices):
-    def advance(product, matrix):
-        product = _multiply(matrix, product)
-        return product, product
-
-    return lax.scan(advance, identity(matrices.shape[1], matrices.dtype), matrices)[1]
+def _sequential(matrices, every):
+    num, n, _ = matrices.shape
+    return scan(lambda _, matrix: (None, matrix), None, n, matrices.dtype, matrices, num, every=every)
 
 
 # In parallel: a stretch of factors is dealt out to lanes, each lane multiplies its own, and a prefix sum over the lanes
@@ -244,7 +271,7 @@ def _by_rows(matrix):
     return q, r[:, place]
 
 
-def _straight(product):
+def _straight(product, left):
     """u, l, v of the product with κ(v) at most 2.5; u is then well conditioned but need not be orthogonal.
 
     V = L·Q turns diag(e^l)·V into (diag(e^l)·L·diag(e^-l))·diag(e^l)·Q, and below its diagonal the bracket holds ratios
@@ -252,28 +279,34 @@ def _straight(product):
     that its eigenvalues lie within 1 ± √½.
     """
 
-    def straighten(u, log_scale, v):
+    def straighten(u, log_scale, v, left):
         order, _ = _graded.descending(log_scale)
-        u, log_scale, (q, r) = u[:, order], log_scale[order], _graded.qr(v[order].T)
+        u, log_scale, (q, r), left = u[:, order], log_scale[order], _graded.qr(v[order].T), left[order]
         live = log_scale > -jnp.inf
         below = jnp.tri(len(v), k=-1, dtype=bool) & live
-        ratio = jnp.exp(jnp.where(below, log_scale[:, None] - jnp.where(live, log_scale, 0), 0))
-        return u @ jnp.where(below, ratio * r.T, jnp.diag(jnp.where(live, jnp.diagonal(r), 1))), log_scale, q.T
+        distance = log_scale[:, None] - jnp.where(live, log_scale, 0) + (left[:, None] - left)
+        ratio = jnp.exp(jnp.where(below, distance, 0))
+        u = u @ jnp.where(below, ratio * r.T, jnp.diag(jnp.where(live, jnp.diagonal(r), 1)))
+        return u, log_scale, q.T, left
 
     skew = jnp.sum((product.v @ product.v.T) ** 2) - len(product.v)
-    return lax.cond(skew > 0.5, straighten, lambda *same: same, product.u, product.log_scale, product.v)
+    return lax.cond(skew > 0.5, straighten, lambda *same: same, product.u, product.log_scale, product.v, left)
 
 
 @jax.custom_jvp
-def _scaled(q, r, log_scale, v):
-    """q·r·diag(e^log_scale)·v as a Product, r upper triangular, its columns sorted by size after scaling."""
+def _scaled(q, r, log_scale, left, v):
+    """q·r·diag(e^(log_scale + left))·v as a Product, and what its logarithms leave over.
+
+    r is upper triangular, its columns sorted by size after scaling.
+    """
     live = jnp.any(r != 0, axis=0)
     top = lax.cummax(lax.stop_gradient(jnp.where(live, log_scale, -jnp.inf)), reverse=True)
     top = jnp.where(top == -jnp.inf, 0, top)
-    r = _graded.times_exp(r, jnp.where(jnp.tri(len(r), dtype=bool).T, log_scale - top[:, None], 0))
+    r = _graded.times_exp(r, jnp.where(jnp.tri(len(r), dtype=bool).T, log_scale - top[:, None] + left, 0))
     zero = ~jnp.any(r != 0, axis=1)
     rows, log_length = _graded.unit(jnp.where(zero[:, None], jnp.eye(len(r), dtype=r.dtype), r) @ v)
-    return Product(q, jnp.where(zero, -jnp.inf, top + log_length), rows)
+    log_scale, left = _graded.total(top, jnp.zeros_like(left), log_length)
+    return Product(q, jnp.where(zero, -jnp.inf, log_scale), rows), jnp.where(zero, 0, left)
 
 
 @_scaled.defjvp
@@ -281,17 +314,17 @@ def _scaled(q, r, log_scale, v):
 def _(primals, tangents):
     # A zero row i of R has scale -inf, yet its change Σ_j dR_ij e^{l_j} v_j counts. The part in the span of the rows
     # that are not zero is a turn of U; the rest is orthogonal to every later right singular vector.
-    product, change = jax.jvp(_scaled.fun, primals, tangents)
-    (q, r, log_scale, v), dr = primals, tangents[1]
+    (product, rest), (change, unchanged) = jax.jvp(_scaled.fun, primals, tangents)
+    (q, r, log_scale, left, v), dr = primals, tangents[1]
     zero = ~jnp.any(r != 0, axis=1)
     both = ~zero[:, None] & ~zero
     top = jnp.max(jnp.where(jnp.cumsum(zero) > 0, log_scale, -jnp.inf))
     top = jnp.where(top == -jnp.inf, 0, top)
-    rows = (jnp.where(zero[:, None], dr, 0) * jnp.exp(jnp.minimum(log_scale - top, 0))) @ v
+    rows = (jnp.where(zero[:, None], dr, 0) * jnp.exp(jnp.minimum(log_scale - top + left, 0))) @ v
     gram = jnp.where(both, product.v @ product.v.T, jnp.eye(len(v), dtype=v.dtype))
     part = jnp.linalg.solve(gram, jnp.where(zero[:, None], 0, product.v @ rows.T)).T
-    turn = _graded.times_exp(part, jnp.where(zero, 0, top - jnp.where(zero, 0, product.log_scale)))
-    return product, Product(change.u + q @ (turn - turn.T), change.log_scale, change.v)
+    turn = _graded.times_exp(part, jnp.where(zero, 0, top - jnp.where(zero, 0, product.log_scale) - rest))
+    return (product, rest), (Product(change.u + q @ (turn - turn.T), change.log_scale, change.v), unchanged)
 
 
 # Composition: Gaussian elimination of diag(e^a)·V₂U₁·diag(e^b). Elimination commutes with scaling, so it runs on V₂U₁
@@ -300,10 +333,11 @@ def _(primals, tangents):
 
 @jit
 def _compose(later, earlier):
-    (u2, left, v2), (u1, right, v1) = _straight(later), _straight(earlier)
+    nothing = jnp.zeros_like(later.log_scale)
+    (u2, left, v2, _), (u1, right, v1, _) = _straight(later, nothing), _straight(earlier, nothing)
     left, b = _regular(left, v2 @ u1)
     columns, log_scale, rows = _graded.eliminate(b, left, right)
-    return _scaled(*_graded.qr(u2 @ columns), log_scale, rows @ v1)
+    return _scaled(*_graded.qr(u2 @ columns), log_scale, nothing, rows @ v1)[0]
 
 
 @jax.custom_jvp

@@ -3,6 +3,8 @@
 Row 1 of the layer table, the first file of `products`. Next: `multiplication`.
 """
 
+import math
+
 import equinox
 import jax.numpy as jnp
 from jax import lax
@@ -40,7 +42,7 @@ class Product(equinox.Module):
 
     def __check_init__(self):
         shapes = tuple(jnp.shape(factor) for factor in (self.u, self.log_scale, self.v))
-        if not shapes[0] == shapes[2] == (*shapes[1], *shapes[1][-1:]):
+        if not shapes[1] or not shapes[0] == shapes[2] == (*shapes[1], *shapes[1][-1:]):
             raise ValueError(f"u, log_scale, v must have shapes (..., n, n), (..., n), (..., n, n); got {shapes}")
 
     def log_singular_values(self) -> Float[Array, "*T n"]:
@@ -147,8 +149,12 @@ def identity(n: int, dtype: DTypeLike = float) -> Product:
         Array(0., dtype=float64)
     """
     n = _check.count("n", n, least=1)
-    if not jnp.issubdtype(dtype, jnp.floating):
-        raise ValueError(f"dtype must be a float type; got {dtype}")
+    try:
+        is_float = jnp.issubdtype(dtype, jnp.floating)
+    except TypeError:
+        is_float = False
+    if not is_float:
+        raise ValueError(f"dtype must be a float type; got {dtype!r}")
     return Product(jnp.eye(n, dtype=dtype), jnp.zeros(n, dtype), jnp.eye(n, dtype=dtype))
 
 
@@ -175,11 +181,12 @@ def _to_array(u, log_scale, v):
 
 @_method("(n,n),(n),(n,n),(n)->(n),()")
 def _apply(u, log_scale, v, vector):
-    y = v @ vector
+    _, power = jnp.frexp(lax.stop_gradient(jnp.max(jnp.abs(vector))))
+    y = v @ _graded.times_power(vector, -power)
     log_scale = jnp.where(y == 0, -jnp.inf, log_scale)
     top = _top(log_scale)
     (direction,), (log_length,) = _graded.unit((u @ (y * jnp.exp(log_scale - top)))[None])
-    return direction, top + log_length
+    return direction, top + log_length + power.astype(v.dtype) * math.log(2)
 
 
 @_method("(n),(n,n)->()")
