@@ -62,6 +62,24 @@ def solved(branch):
     return True
 
 
+@pytest.mark.parametrize("p0", [-13.0, -25.0])
+def test_a_branch_may_begin_at_a_state_far_smaller_than_it_becomes(p0):
+    branch = scalar(doya(5.0), np.exp(p0), p0, (p0, 0.0))  # x = σ(5x + b) ≈ e^b
+    assert solved(branch)
+    assert branch.ended == ("p_span", "p_span")
+    assert [event.p for event in branch.events] == pytest.approx([b for b, _ in reference.DOYA_FOLDS[5.0]], abs=1e-13)
+
+
+@pytest.mark.parametrize("s", [1e-10, 1e-6, 1e3, 1e9])
+def test_the_unit_of_the_state_decides_nothing(s):
+    # x/s = y: y' = y + (y - y³ + p)/4, with folds at y = ∓1/√3.
+    branch = scalar(unit({(1, 0): 1.25, (0, 1): s / 4, (3, 0): -0.25 / s**2}), -1.2 * s, -0.528, (-0.6, 0.6))
+    assert kinds(branch) == ["LP", "LP"]
+    assert branch.ended == ("p_span", "p_span")
+    np.testing.assert_allclose([event.p for event in branch.events], np.array([2, -2]) / 27**0.5, rtol=1e-14)
+    np.testing.assert_allclose([event.x[0] / s for event in branch.events], np.array([-1, 1]) / 3**0.5, rtol=1e-7)
+
+
 @pytest.mark.parametrize("w", reference.DOYA_FOLDS)
 def test_doyas_folds_are_the_closed_form_to_the_last_bits(w):
     # At ε = 1 the map's own rounding, half an ulp of σ, moves the fold's bias by about one ulp and its state, where
@@ -207,6 +225,14 @@ def test_a_closed_curve_comes_back_to_its_start():
     assert (branch.p[0], branch.x[0, 0]) == (branch.p[-1], branch.x[-1, 0])
 
 
+@pytest.mark.parametrize("p0", [1.0, -1.0])
+def test_a_closed_curve_begun_at_one_of_its_folds_has_both(p0):
+    branch = scalar(CIRCLE, 0.0, p0, (-2.0, 2.0))
+    assert branch.ended == ("closed curve", "closed curve")
+    assert kinds(branch) == ["LP", "LP"]
+    np.testing.assert_allclose([event.p for event in branch.events], [p0, -p0], atol=1e-15)
+
+
 def test_a_circle_that_the_span_cuts_ends_on_its_borders():
     branch = scalar(CIRCLE, 1.0, 0.0, (-0.5, 0.5))
     assert branch.ended == ("p_span", "p_span")
@@ -257,6 +283,29 @@ def test_on_a_pitchforks_bent_branch_the_vertex_is_a_branch_point():
     assert kinds(branch) == ["BP"]
     assert branch.events[0].converged
     assert abs(branch.events[0].p) < 1e-10
+
+
+def test_a_start_on_a_branch_point_does_not_hide_it():
+    branch = scalar(logistic(1), 0.0, 1.0, (0.5, 2.0))
+    assert kinds(branch) == ["BP"]
+    assert branch.events[0].p == 1.0
+
+
+TWINS = pair(a=(np.zeros((2, 2)), np.eye(2)), q=quadratic({(1, 0, 0, 0): -1, (1, 1, 1, 1): -1}))
+"""Two logistic maps that do not know of each other: every multiplier is double."""
+
+
+def test_two_real_multipliers_that_cross_together_are_no_rotation():
+    branch = planar(TWINS, [0.5, 0.5], 2.0, (2.0, 3.3))
+    assert kinds(branch) == ["PD"]
+    assert solved(branch)
+    assert branch.events[0].p == pytest.approx(3, abs=1e-12)
+    # At 0 the whole matrix [G_x G_p] vanishes with them: no system is regular there, and the point is only bracketed.
+    origin = planar(TWINS, [0.0, 0.0], 0.5, (0.5, 2.0))
+    assert kinds(origin) == ["BP"]
+    assert not origin.events[0].converged
+    assert "BP 1?" in repr(origin)
+    assert origin.events[0].p == pytest.approx(1, abs=2e-9)
 
 
 def test_a_start_away_from_the_branch_is_corrected_and_one_beyond_the_fold_is_moved():

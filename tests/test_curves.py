@@ -432,13 +432,15 @@ def test_a_fold_moves_with_every_weight_as_finite_differences_say():
         return PascanuRNN(w, None, module.b.at[0].set(b1))
 
     position = jax.jit(lambda w: fold_position(family, w, x0, b1))
-    slopes = jax.jit(jax.grad(lambda w: fold_position(family, w, x0, b1)))(module.w_rec)
+    slopes_of = jax.jit(jax.grad(lambda w: fold_position(family, w, x0, b1)))
+    slopes = slopes_of(module.w_rec)
     assert abs(position(module.w_rec) - b1) < ROUNDED
     # Central differences over h = 1e-5 are off by h² |p'''|/6, 1e-11 or so, and by 1e-15/h of rounding.
     for place in np.ndindex(2, 2):
         ahead, behind = (position(module.w_rec.at[place].add(sign * 1e-5)) for sign in (1, -1))
         assert abs((ahead - behind) / 2e-5 - slopes[place]) < 1e-9
     assert np.isnan(position(jnp.zeros((2, 2))))
+    assert np.isnan(slopes_of(jnp.zeros((2, 2)))).all()
 
 
 def test_a_model_may_be_what_the_fold_depends_on():

@@ -24,11 +24,13 @@ __all__ = [
     "NO_START",
     "P_SPAN",
     "TOO_SMALL",
+    "UNIT_FROM",
     "Path",
     "Steps",
     "correct",
     "first_tangent",
     "follow",
+    "follow_in_units",
     "tangent_at",
 ]
 
@@ -40,7 +42,10 @@ PER_ROUND = 16
 """Steps of a small system between two looks at whether the curve has ended. Under `vmap` each look copies the buffers
 of all lanes; what is done after the end changes nothing."""
 FAR = 1e4
-"""A curve that has gone this far from its start, in the norm of the steps, has diverged."""
+"""A curve has diverged where a component is this far from its start, in its unit of the norm, or in 1 if that is more:
+a state may begin small beside what it becomes."""
+UNIT_FROM = 0.75
+"""A state below eps to this power (2e-12 in float64) may be a rounded 0: it is no unit to measure steps in."""
 
 
 class Steps(NamedTuple):
@@ -128,6 +133,28 @@ def correct(function: Callable, guess: Float[Array, " m"], border: Float[Array, 
     start = guess, jnp.zeros((), jnp.int32), jnp.asarray(jnp.inf, guess.dtype), jnp.asarray(True)
     y, count, last, shrinks = jax.lax.while_loop(goes_on, again, start)
     return y, shrinks & (last <= small), count
+
+
+def follow_in_units(
+    function: Callable, y0: Float[Array, " m"], weights: Float[Array, " m"], num_units: int, *args
+) -> tuple[Path, Float[Array, " m"]]:
+    """`follow`, and the weights it ended with. Where the state, the first components, has grown over a thousandfold from
+    below 1, the curve is followed once more, in units of the largest size it came to, or of 1."""
+
+    def again(carry):
+        round_, weights, _, _ = carry
+        path = follow(function, y0, weights, *args)
+        largest = jnp.nanmax(jnp.mean(path.y[:, :num_units] ** 2, axis=1), initial=0)
+        larger = weights.at[:num_units].set(1 / (num_units * jnp.clip(largest, 1e-30, 1)))
+        grown = (round_ == 0) & (weights[0] > 1e6 * larger[0])
+        return round_ + 1, jnp.where(grown, larger, weights), path, grown
+
+    num = 2 * args[-2] + 1
+    curve, none = jnp.zeros((num, len(y0)), y0.dtype), jnp.zeros((), int)
+    blank = Path(curve, curve, curve[:, 0], jnp.zeros(num, bool), none, none, jnp.zeros(2, int))
+    carry = jnp.zeros((), int), weights, blank, jnp.asarray(True)
+    _, weights, path, _ = jax.lax.while_loop(lambda carry: carry[-1], again, carry)
+    return path, weights
 
 
 def follow(
@@ -241,7 +268,7 @@ def follow(
             [
                 at_edge | (good & hits),
                 closed,
-                taken & (distance > FAR),
+                taken & jnp.any(jnp.abs(new - y0) > FAR * jnp.maximum(1, 1 / jnp.sqrt(weights))),
                 count >= num_each,
                 ~taken & (step < smallest),
             ],

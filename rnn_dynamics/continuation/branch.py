@@ -29,7 +29,8 @@ class Event(equinox.Module):
 
     kind: str | Int[Array, "*e"]
     """"LP" fold, "PD" flip, "NS" Neimark-Sacker, "BP" branch point, "H" Hopf, "BC" border collision (the Jacobian
-    jumps). Inside a caller's `jit` or `vmap` its index in `events.KINDS`, -1 where there is none."""
+    jumps). BP and PD may be double: in a symmetric network two multipliers may be 1, or -1, together. Inside a
+    caller's `jit` or `vmap` its index in `events.KINDS`, -1 where there is none."""
     p: float | Float[Array, "*e"]
     x: Float[np.ndarray, " n"] | Float[Array, "*e n"]
     multipliers: Complex[np.ndarray, " n"] | Complex[Array, "*e n"]
@@ -43,6 +44,10 @@ class Event(equinox.Module):
             return f"Event(indices of KINDS, shape {jnp.shape(self.kind)})"
         doubt = "" if self.converged else ", not converged"
         return f"Event({self.kind} at p = {self.p:.12g}, residual {self.residual:.1e}{doubt})"
+
+    def __str__(self) -> str:
+        """As a branch lists it: kind and place, with a question mark if it is not converged."""
+        return f"{self.kind} {self.p:.6g}{'' if self.converged else '?'}" if isinstance(self.kind, str) else repr(self)
 
 
 class Branch(equinox.Module):
@@ -80,7 +85,7 @@ class Branch(equinox.Module):
             return f"Branch({len(self)} rows, padded)"
         if self.start == "none":
             return f"Branch(none found near the start: residual {self.start_residual:.1e})"
-        found = ", ".join(f"{event.kind} {event.p:.6g}" for event in self.events) or "no special points"
+        found = ", ".join(map(str, self.events)) or "no special points"
         ends = f"p = {self.p[0]:.6g} ({self.ended[0]}) to {self.p[-1]:.6g} ({self.ended[1]})"
         return f"Branch({len(self)} points, {ends}; {found})"
 
@@ -103,8 +108,9 @@ def trace(
 
     Pseudo-arclength continuation of $G(x, p) = 0$: folds need no special care. Lengths are measured in
     $\|(x,p)\|^2 = \|x\|^2/(n s^2) + p^2/P^2$, with P the width of the span and s the size of the state: the larger of
-    the start's root mean square and its growth along the branch over the span (1 where both vanish). Special points
-    are solved for, to the rounding floor.
+    the start's root mean square and its growth along the branch over the span (1 where both vanish); a branch that
+    grows a thousandfold from below 1 is followed once more with s its largest, or 1. Special points are solved for, to
+    the rounding floor.
 
     The start is first corrected at p0 by Newton's method; if that fails, to the nearest fixed point at any p.
 
@@ -193,10 +199,11 @@ def _trace(family, x0, numbers, u, discrete, num_each, max_events):
         return jacobians.jacobian(family(y[-1]), y[:-1], u)
 
     y0, start, start_residual, weights = _begin(residual, x0, p0, low, high)
-    problem = events.Problem(residual, jacobian, discrete, weights)
     bounds = jnp.full_like(y0, jnp.inf).at[-1].set(0)
     bounds = jnp.where(bounds == 0, low, -bounds), jnp.where(bounds == 0, high, bounds)
-    path = arclength.follow(residual, y0, weights, *bounds, lengths, num_each, start < 2)
+    size = len(x0)
+    path, weights = arclength.follow_in_units(residual, y0, weights, size, *bounds, lengths, num_each, start < 2)
+    problem = events.Problem(residual, jacobian, discrete, weights)
 
     values = _spectra(jacobian, path.y, path.number)
     located = events.locate(problem, path, values, max_events)
@@ -219,14 +226,15 @@ def _begin(residual, x0, p0, low, high):
     """A point of a branch near (x0, p0), how it was found (an index of STARTS), its residual, the norm's weights."""
     width = high - low
     size = jnp.sqrt(jnp.mean(x0**2))
-    tol = 100 * float(jnp.finfo(x0.dtype).eps)
+    eps = float(jnp.finfo(x0.dtype).eps)
+    tol, least_unit = 100 * eps, eps**arclength.UNIT_FROM
     y0 = jnp.append(x0, p0)
     at_p0 = jnp.zeros_like(y0).at[-1].set(1)
 
     def weigh(scale):
         return jnp.append(jnp.full_like(x0, 1 / (len(x0) * scale**2)), 1 / width**2)
 
-    weights = weigh(jnp.where(size > 1e-6, size, 1.0))
+    weights = weigh(jnp.where(size > least_unit, size, 1.0))
 
     def again(state):
         """First Newton's method at p0; where that ends without a fixed point, again from the start with p free."""
@@ -258,12 +266,12 @@ def _begin(residual, x0, p0, low, high):
     found = (least <= tol * (1 + jnp.abs(y[:-1]).max())) & (y[-1] >= low) & (y[-1] <= high)
     start = jnp.where(found, jnp.where(free, 1, 0), 2)
     size = jnp.sqrt(jnp.mean(y[:-1] ** 2))
-    size = jnp.where(size > 1e-6, size, 0.0)
+    size = jnp.where(size > least_unit, size, 0.0)
     unit = weigh(jnp.where(size > 0, size, 1.0))
     tangent, _ = arclength.first_tangent(linear.derivative(residual, y)[1], unit)
     growth = jnp.sqrt(jnp.mean(tangent[:-1] ** 2)) * width / jnp.maximum(jnp.abs(tangent[-1]), 1e-30)
     growth = jnp.minimum(growth, 10 * jnp.where(size > 0, size, 1.0))
-    scale = jnp.maximum(size, jnp.where(growth > 1e-6, growth, 0.0))
+    scale = jnp.maximum(size, jnp.where(growth > least_unit, growth, 0.0))
     return y, start, least, weigh(jnp.where(scale > 0, scale, 1.0))
 
 
@@ -274,11 +282,11 @@ def _size(value):
 def _spectra(jacobian, ys, count):
     """The multipliers at the first `count` rows: LAPACK never sees the padding."""
     if ys.shape[1] <= 3:
-        return jax.vmap(lambda y: events.eigenvalues(jacobian(y)))(ys)
+        return jax.vmap(lambda y: linear.eigenvalues(jacobian(y)))(ys)
 
     def one(state):
         i, values = state
-        return i + 1, values.at[i].set(events.eigenvalues(jacobian(ys[i])))
+        return i + 1, values.at[i].set(linear.eigenvalues(jacobian(ys[i])))
 
     blank = jnp.full((len(ys), ys.shape[1] - 1), jnp.nan, jnp.promote_types(ys.dtype, jnp.complex64))
     return jax.lax.while_loop(lambda s: s[0] < count, one, (jnp.zeros((), int), blank))[1]

@@ -80,7 +80,8 @@ def compute(kind: Kind, family: Callable, x0, numbers, u, num_each: int, max_eve
     lower, upper = jnp.concatenate([-free, lower]), jnp.concatenate([free, upper])
 
     y0, start, start_residual, weights = _begin(function, y0, size, lower, upper)
-    path = arclength.follow(function, y0, weights, lower, upper, lengths, num_each, start < 2)
+    arguments = lower, upper, lengths, num_each, start < 2
+    path, weights = arclength.follow_in_units(function, y0, weights, size, *arguments)
     ended = _ends(path, lower, upper, kind)
     if kind.complex:
         path = _at_meeting(path, function, ended, size)
@@ -98,7 +99,7 @@ def _kappa(system, y, size):
     """cos θ, or ω², of the complex pair nearest to the unit circle, or the imaginary axis."""
     matrix = system.jacobian(y[:size], y[size:])
     matrix = jnp.where(jnp.isfinite(matrix).all(), matrix, jnp.eye(size, dtype=y.dtype))
-    values = events.eigenvalues(matrix)
+    values = linear.eigenvalues(matrix)
     off = jnp.abs(events.excess(values, system.discrete))
     value = values[jnp.argmin(jnp.where(values.imag > 0, off, jnp.inf))]
     return value.real / jnp.abs(value) if system.discrete else value.imag**2
@@ -114,7 +115,7 @@ def _begin(function, y0, size, lower, upper):
         return jnp.append(jnp.full_like(y0[:size], 1 / (size * scale**2)), 1 / widths**2)
 
     def or_one(scale):
-        return jnp.where(scale > 1e-6, scale, 1.0)
+        return jnp.where(scale > float(jnp.finfo(scale.dtype).eps) ** arclength.UNIT_FROM, scale, 1.0)
 
     weights = weigh(or_one(jnp.sqrt(jnp.mean(y0[:size] ** 2))))
     at_q, at_p = jnp.eye(len(y0), dtype=y0.dtype)[-1], jnp.eye(len(y0), dtype=y0.dtype)[-2]

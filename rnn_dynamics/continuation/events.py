@@ -8,7 +8,8 @@ Along a branch y = (x, p), with A = [G_x G_p], its tangent t and the multipliers
 - BP, a branch point: det [A; t] changes sign;
 - PD, a flip: det(F_x + I) changes sign, which the number of real multipliers below -1 tells;
 - NS (of a field H): the number of unstable multipliers changes by two more than these account for. Two real ones with
-  product 1 (sum 0), a neutral saddle, change no number: they are never seen.
+  product 1 (sum 0), a neutral saddle, change no number: they are never seen. Two that cross at 1 (0) together, or at
+  -1, as in symmetric networks, are a BP, or a PD.
 """
 
 import math
@@ -61,22 +62,6 @@ class Located(NamedTuple):
     complete: Bool[Array, ""]
 
 
-def eigenvalues(matrix):
-    """The eigenvalues of one matrix, unordered; in closed form up to two."""
-    if len(matrix) == 1:
-        return matrix[0].astype(_complex(matrix.dtype))
-    if len(matrix) == 2:
-        (a, b), (c, d) = matrix
-        half, spread = (a + d) / 2, ((a - d) / 2) ** 2 + b * c
-        root = jnp.sqrt(jnp.abs(spread))
-        # Of two real ones, the larger without cancellation and the other from the determinant.
-        large = half + jnp.where(half < 0, -root, root)
-        small = jnp.where(large == 0, 0.0, (a * d - b * c) / jnp.where(large == 0, 1.0, large))
-        pair = jax.lax.complex(jnp.stack([half, half]), jnp.stack([root, -root]))
-        return jnp.where(spread < 0, pair, jnp.stack([large, small]).astype(pair.dtype))
-    return jnp.linalg.eigvals(matrix)
-
-
 def excess(values, discrete):
     """How far multipliers lie outside the unit circle, rates right of the imaginary axis; negative where stable."""
     return jnp.abs(values) - 1 if discrete else values.real
@@ -104,7 +89,9 @@ def locate(problem: Problem, path: arclength.Path, values, max_events: int) -> L
     Newton's method finds nothing is a jump of the Jacobian, a border collision.
     """
     signature = signatures(problem, path.tangent, path.orientation, values)
-    signature = signature._replace(side=_carry_on(signature.side))
+    closed = path.ended[1] == arclength.CLOSED
+    side, orientation = (_carry_on(signs, path.number, closed) for signs in (signature.side, signature.orientation))
+    signature = signature._replace(side=side, orientation=orientation)
     points = _Point(path.y, path.tangent, values, signature)
     inside = jnp.arange(len(path.y) - 1) < path.number - 1
     kinks = path.kink[:-1] & inside
@@ -180,7 +167,7 @@ def _narrow(problem, search, end, length):
     _, _, low, high, halve = search
     shortest, tiny = 50 * float(jnp.finfo(end.y.dtype).eps), float(jnp.finfo(end.y.dtype).tiny)
     kind = _kind(low.signature, high.signature)
-    y, residual, converged = _newton(problem, jnp.where(halve, -1, kind), low, high)
+    y, residual, converged, named = _newton(problem, jnp.where(halve, -1, kind), low, high)
     chord = high.y - low.y
     width = _norm(problem, chord)
     along = jnp.sum(problem.weights * chord * (y - low.y)) / width**2
@@ -207,7 +194,7 @@ def _narrow(problem, search, end, length):
 
     short = width <= 1e-6 * (1 + _norm(problem, low.y))
     border = stuck & short & _jumps(low.values, high.values)
-    kind = jnp.where(border, BC, jnp.where(kind >= 0, kind, _likeliest(low.signature, high.signature)))
+    kind = jnp.where(border, BC, jnp.where(found, named, _likeliest(problem, low, high)))
     guess = _Guess(kind, jnp.where(done, y, (low.y + high.y) / 2), residual, done)
     more = (room | stuck) & _differ(new_high.signature, end.signature)
     return guess, done | stuck, more, _Search(search.which, search.tries, new_low, new_high, found & ~whole)
@@ -227,10 +214,12 @@ def _point_near(problem, guess, border, low):
     """The point of the branch on a plane through the guess, and whether it was found."""
     y, converged, _ = arclength.correct(problem.residual, guess, border, problem.weights)
     tangent, orientation = arclength.tangent_at(problem.residual, y, low.tangent, problem.weights)
-    values = eigenvalues(problem.jacobian(y))
+    values = linear.eigenvalues(problem.jacobian(y))
     signature = signatures(problem, tangent, orientation, values)
-    side = jnp.where(signature.side == 0, low.signature.side, signature.side)
-    return _Point(y, tangent, values, signature._replace(side=side)), converged & jnp.isfinite(tangent).all()
+    pairs = zip(signature[:2], low.signature[:2], strict=True)
+    side, orientation = (jnp.where(sign == 0, carried, sign) for sign, carried in pairs)
+    signature = signature._replace(side=side, orientation=orientation)
+    return _Point(y, tangent, values, signature), converged & jnp.isfinite(tangent).all()
 
 
 def _differ(a, b):
@@ -256,10 +245,14 @@ def _kind(a, b):
     )
 
 
-def _likeliest(a, b):
-    """What to call a point in which several coincide."""
+def _likeliest(problem, low, high):
+    """What to call a point that Newton's method does not find, as one in which several coincide."""
+    a, b = low.signature, high.signature
     turn, side = a.orientation * b.orientation < 0, a.side * b.side < 0
-    return jnp.select([turn, side, a.flips != b.flips], [BP, LP, PD], NS)
+    nearest = low.values[jnp.argmin(jnp.abs(excess(low.values, problem.discrete)))]
+    real = jnp.abs(nearest.imag) <= math.sqrt(_tol(low.y.dtype))
+    flip = (a.flips != b.flips) | (real & problem.discrete & (nearest.real < 0))
+    return jnp.select([turn, side, flip, real], [BP, LP, PD, BP], NS)
 
 
 def _newton(problem, kind, low, high):
@@ -362,11 +355,11 @@ def _newton(problem, kind, low, high):
     huge = jnp.asarray(jnp.inf, dtype)
     state = guess, guess, huge, huge, b, c, jnp.zeros((), int), kind >= 0
     _, best, least, *_ = jax.lax.while_loop(lambda state: state[-1], again, state)
-    # A double real multiplier solves the equations of a pair too.
-    angle = jnp.abs(jnp.sin(best[-1])) if problem.discrete else jnp.abs(best[-1])
-    truly = ~complex_pair | (angle > math.sqrt(_tol(dtype)))
-    solved = least <= _tol(dtype) * jnp.minimum(1e3, 1 + jnp.abs(best[:-1]).max())
-    return best[:-1], least, solved & truly
+    # A double real multiplier, as symmetric networks have, solves the equations of a pair too.
+    angle, at_minus_one = (jnp.sin(best[-1]), jnp.cos(best[-1]) < 0) if problem.discrete else (best[-1], False)
+    double = complex_pair & (jnp.abs(angle) <= math.sqrt(_tol(dtype)))
+    kind = jnp.where(double, jnp.where(at_minus_one, PD, BP), kind)
+    return best[:-1], least, least <= _tol(dtype) * jnp.minimum(1e3, 1 + jnp.abs(best[:-1]).max()), kind
 
 
 def _test(problem, kind, point):
@@ -377,9 +370,15 @@ def _test(problem, kind, point):
     return jnp.where(kind == LP, point.tangent[-1], beyond[nearest]), values[nearest]
 
 
-def _carry_on(sides):
-    """Each sign, or where it is 0 the one before it: a point exactly on a fold belongs to the side it came from."""
-    return jnp.where(sides == 0, jnp.roll(sides, 1).at[0].set(0), sides)
+def _carry_on(signs, number, closed):
+    """Each sign, or where it is 0 the last before it: a point exactly on a fold belongs to the side it came from.
+
+    Before the first row comes the last on a closed curve; elsewhere nothing, and the first sign there is stands.
+    """
+    rows = jnp.arange(len(signs))
+    told = (signs != 0) & (rows < number)
+    last = jax.lax.cummax(jnp.where(told, rows, -1))
+    return signs[jnp.where(last >= 0, last, jnp.where(closed, last[-1], jnp.argmax(told)))]
 
 
 def _norm(problem, y):
@@ -394,7 +393,3 @@ def _band(dtype):
 def _tol(dtype):
     """What the residual of a defining system may be: 7e-11 in float64, 3e-5 in float32."""
     return float(jnp.finfo(dtype).eps) ** 0.65
-
-
-def _complex(dtype):
-    return jnp.promote_types(dtype, jnp.complex64)

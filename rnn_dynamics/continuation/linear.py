@@ -1,4 +1,4 @@
-"""Small dense linear algebra inside compiled loops: bordered solves with the sign of a determinant.
+"""Small dense linear algebra inside compiled loops: bordered solves with the sign of a determinant, eigenvalues.
 
 Row 7 of the layer table: the lowest of `continuation`. Next: `arclength`.
 
@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Inexact
 
 from rnn_dynamics import _graded
 
-__all__ = ["derivative", "null_vectors", "solve", "solve_both", "solve_with_sign"]
+__all__ = ["derivative", "eigenvalues", "null_vectors", "solve", "solve_both", "solve_with_sign"]
 
 
 def derivative(function, y: Float[Array, " m"]) -> tuple[Float[Array, "*k"], Float[Array, "*k m"]]:
@@ -73,3 +73,19 @@ def null_vectors(matrix: Inexact[Array, "k m"]) -> tuple[Inexact[Array, " k"], I
     """Unit vectors w, v with w* M and M v as small as they get: the last singular pair."""
     left, _, right = jnp.linalg.svd(matrix)
     return left[:, -1], right[-1].conj()
+
+
+def eigenvalues(matrix):
+    """The eigenvalues of one matrix, unordered; in closed form up to two."""
+    if len(matrix) == 1:
+        return matrix[0].astype(jnp.promote_types(matrix.dtype, jnp.complex64))
+    if len(matrix) == 2:
+        (a, b), (c, d) = matrix
+        half, spread = (a + d) / 2, ((a - d) / 2) ** 2 + b * c
+        root = jnp.sqrt(jnp.abs(spread))
+        # Of two real ones, the larger without cancellation and the other from the determinant.
+        large = half + jnp.where(half < 0, -root, root)
+        small = jnp.where(large == 0, 0.0, (a * d - b * c) / jnp.where(large == 0, 1.0, large))
+        pair = jax.lax.complex(jnp.stack([half, half]), jnp.stack([root, -root]))
+        return jnp.where(spread < 0, pair, jnp.stack([large, small]).astype(pair.dtype))
+    return jnp.linalg.eigvals(matrix)

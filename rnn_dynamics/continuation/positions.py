@@ -88,4 +88,4 @@ def _fold_position(family, theta, x0, p0, u, discrete):
 
     y = jax.lax.custom_root(equations, found, lambda _, y: y, solve)
     good = error <= defining.tol(y.dtype) * (1 + jnp.abs(found).max())
-    return jnp.where(good, y[-1], jnp.nan)
+    return y[-1] * jnp.where(good, 1, jnp.nan)  # and its derivative
