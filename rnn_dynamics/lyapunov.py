@@ -330,10 +330,10 @@ def _average(push, x0, inputs, total, num_exponents, num_transient, interval):
 
         due = is_end | (since >= chosen) | (sizes.max() > 1 / smallest) | (sizes.min() < smallest)
         q, log, factor, stretch = factorise(q) if interval == 1 else jax.lax.cond(due, factorise, wait, q)
+        factor = jnp.where(since > 1, stretch, factor)  # rows of a product keep no digits of their own
         if interval == "auto":
             q, more, turned, _ = jax.lax.cond(is_end, _orthogonalise, wait, q)
             log, skew = log + more, jnp.where(block < num_blocks, jnp.maximum(skew, turned), skew)
-            factor = jnp.where(since > 1, stretch, factor)  # rows of a product keep no digits of their own
             # Stretch grows like n·e^{growth·interval}, n being what a random matrix has. One calm interval does not
             # promise another: the fastest growth seen is forgotten slowly, and an interval at most doubles.
             seen = (jnp.log(stretch) - math.log(len(x0))) / jnp.maximum(since, 1)
@@ -355,29 +355,45 @@ def _average(push, x0, inputs, total, num_exponents, num_transient, interval):
     return _summary(logs[:-1], counts[:-1], lost * skew, averaged)
 
 
+def _even(a):
+    """A with each column at size 1, and the logarithms of the sizes: no square of an entry may leave the floats."""
+    size = jax.lax.stop_gradient(jnp.abs(a).max(axis=0))
+    size = jnp.where(size > 0, size, 1.0)
+    return a / size, jnp.log(size)
+
+
 def _eliminate(a):
     """Pᵀ L of P A = L U, ln |u_ii|, and the largest (|L||U|)_ii/|u_ii| and ‖column of U‖/|u_ii|."""
+    a, log_size = _even(a)
     packed, pivots, _ = jax.lax.linalg.lu(a)
     lower = jnp.tril(packed, -1) + jnp.eye(*a.shape, dtype=a.dtype)
     square = packed[: a.shape[1]]
     # Higham (2002), Accuracy and Stability of Numerical Algorithms, theorem 9.3: P A + ΔA = L U, |ΔA| ≤ n ε |L| |U|.
     # Summed over rows of U: over those of L it would take four times as long.
     size = jnp.sum(jnp.triu(jnp.abs(square * square.T), 1), axis=0) + jnp.abs(jnp.diagonal(square))
-    return _graded.swapped_back(lower, pivots), *_diagonal(jnp.triu(square), size, len(a))
+    return _graded.swapped_back(lower, pivots), *_diagonal(jnp.triu(square), log_size, size, len(a))
 
 
 def _orthogonalise(a):
-    """Q of A = Q R, ln |r_ii|, and twice the largest ‖column of R‖/r_ii."""
-    q, r = jnp.linalg.qr(a)
-    return q, *_diagonal(r, jnp.linalg.norm(r, axis=0), len(a))
+    """Q of A = Q R, ln |r_ii|, and the largest (|Q|ᵀ|A|)_ii/r_ii, rows of |A| at their size, and ‖column of R‖/r_ii."""
+    a, log_size = _even(a)
+    if len(a) > a.shape[1]:  # rows may be small because Q holds little of what the Jacobian keeps: that is rounding
+        q, r = jnp.linalg.qr(a)
+        return q, *_diagonal(r, log_size, jnp.linalg.norm(r, axis=0), len(a))
+    # Cox, Higham (1998), Stability of Householder QR factorization for weighted least squares problems: with the rows
+    # in order of size, rounding is within ε of each row's own.
+    rows = jnp.abs(a).max(axis=1)
+    order, place = _graded.descending(rows)
+    q, r = jnp.linalg.qr(a[order])
+    return q[place], *_diagonal(r, log_size, rows[order] @ jnp.abs(q), len(a))
 
 
-def _diagonal(upper, size, n):
+def _diagonal(upper, log_size, size, n):
     diagonal = jnp.abs(jnp.diagonal(upper))
     lost = diagonal <= n * jnp.finfo(size.dtype).eps * size  # singular to working precision
     kept = jnp.where(lost, 1.0, diagonal)
     factor, stretch = (jnp.where(lost, 1.0, a / kept).max() for a in (size, jnp.linalg.norm(upper, axis=0)))
-    return jnp.where(lost, -jnp.inf, jnp.log(kept)), factor, stretch
+    return jnp.where(lost, -jnp.inf, jnp.log(kept) + log_size), factor, stretch
 
 
 def _summary(logs, counts, condition, num_asked):

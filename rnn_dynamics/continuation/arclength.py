@@ -138,7 +138,7 @@ def correct(function: Callable, guess: Float[Array, " m"], border: Float[Array, 
 def follow_in_units(
     function: Callable, y0: Float[Array, " m"], weights: Float[Array, " m"], num_units: int, *args
 ) -> tuple[Path, Float[Array, " m"]]:
-    """`follow`, and the weights it ended with. Where the state, the first components, has grown over a thousandfold from
+    """`follow`, and the weights it ended with. Where the state, the first components, has grown a thousandfold from
     below 1, the curve is followed once more, in units of the largest size it came to, or of 1."""
 
     def again(carry):
