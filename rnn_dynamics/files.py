@@ -83,7 +83,8 @@ def save(
         seed: The seed of their randomness, if any.
 
     Raises:
-        ValueError: an array with another dtype (objects, records) or an unusable name; settings that are not JSON.
+        ValueError: a path without a file's name; an array with another dtype (objects, records) or an unusable name;
+            settings that are not JSON.
         FileNotFoundError: a folder or a source that is not there.
 
     Example:
@@ -196,6 +197,8 @@ def write(path: str | os.PathLike[str], data: bytes | Callable[[BinaryIO], objec
 
 def _paths(path: str | os.PathLike[str]) -> tuple[Path, Path]:
     stem = os.fspath(path).removesuffix(".npz")
+    if not os.path.basename(stem):  # noqa: PTH119 - pathlib would take the folder for the file
+        raise ValueError(f"path must name a file; got {path!r}")
     return Path(f"{stem}.npz"), Path(f"{stem}.json")
 
 

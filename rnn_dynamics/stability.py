@@ -81,6 +81,7 @@ def classify(
         came = f"{values.dtype} of shape {values.shape}"
         raise ValueError(f"multipliers must be floats or complex of shape (n,) or (k, n), n ≥ 1; got {came}")
     _check.finite("multipliers", values)
+    tol = tol if tol is None or isinstance(tol, float) else float(_check.number("tol", tol))
     if tol is not None and not tol >= 0:
         raise ValueError(f"tol must be at least 0; got {tol}")
     if values.ndim > 1:

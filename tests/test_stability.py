@@ -204,6 +204,7 @@ def test_doyas_fixed_points_are_stable_unstable_stable_and_marginal_on_a_fold(ep
         (lambda: classify(np.array(["a"])), "multipliers must be floats or complex .* got <U1"),
         (lambda: classify(np.array([0.5]), tol=-1.0), r"tol must be at least 0; got -1\.0"),
         (lambda: classify(np.array([0.5]), tol=float("nan")), "tol must be at least 0; got nan"),
+        (lambda: classify(np.array([0.5]), tol="small"), "tol must be an array of numbers; got str"),
     ],
 )
 @pytest.mark.usefixtures("unchecked")
