@@ -190,11 +190,13 @@ def _trace(family, x0, numbers, u, discrete, num_each, max_events):
     p0, low, high, *lengths = numbers.astype(x0.dtype)
     lengths = arclength.Steps(*lengths)
 
+    @jax.jit  # the many places that differentiate it trace it once
     def residual(y):
         x = y[:-1]
         value = family(y[-1])(x, u)
         return value - x if discrete else value
 
+    @jax.jit
     def jacobian(y):
         return jacobians.jacobian(family(y[-1]), y[:-1], u)
 

@@ -76,6 +76,7 @@ def compute(kind: Kind, family: Callable, x0, numbers, u, num_each: int, max_eve
         lower, upper = jnp.append(jnp.asarray(least, dtype), lower), jnp.append(jnp.asarray(largest, dtype), upper)
     else:
         function = defining.singular(system, kind.multiplier, size)
+    function = jax.jit(function)  # the many places that differentiate it trace it once
     free = jnp.full_like(x0, jnp.inf)
     lower, upper = jnp.concatenate([-free, lower]), jnp.concatenate([free, upper])
 
