@@ -27,6 +27,7 @@ __all__ = [
     "UNIT_FROM",
     "Path",
     "Steps",
+    "any_lane",
     "correct",
     "first_tangent",
     "follow",
@@ -38,9 +39,6 @@ ENDS = ("p_span", "max_points", "step too small", "closed curve", "diverged", "n
 P_SPAN, MAX_POINTS, TOO_SMALL, CLOSED, DIVERGED, NO_START, RUNNING = range(7)
 
 MAX_CORRECTIONS = 7
-PER_ROUND = 16
-"""Steps of a small system between two looks at whether the curve has ended. Under `vmap` each look copies the buffers
-of all lanes; what is done after the end changes nothing."""
 FAR = 1e4
 """A curve has diverged where a component is this far from its start, in its unit of the norm, or in 1 if that is more:
 a state may begin small beside what it becomes."""
@@ -314,10 +312,7 @@ def follow(
         rows=blank.at[num_each].set(jnp.where(found, first, jnp.nan)),
     )
 
-    def several(state):
-        return jax.lax.fori_loop(0, PER_ROUND if size <= 4 else 1, lambda _, state: advance(state), state)
-
-    end = jax.lax.while_loop(lambda state: state.back < 2, several, start)
+    end = jax.lax.while_loop(lambda state: any_lane(state.back < 2), advance, start)
     total = jnp.where(found, 1 + end.counts.sum(), 0)
     before = end.counts[1]
     places = jnp.arange(2 * num_each + 1)
@@ -326,6 +321,19 @@ def follow(
     met = rows[:, -1] == 1  # on the way from the start's side: before the row, or after it
     kinks = jnp.where(places < before, met, jnp.roll(met, -1)) & (places < total - 1)
     return Path(rows[:, :size], rows[:, size:-2], rows[:, -2], kinks, total, before, end.ended)
+
+
+@jax.custom_batching.custom_vmap
+def any_lane(going):
+    """Whether a loop goes on. Under `vmap`, for all lanes as long as one does: its body must change nothing in those
+    that are over. JAX would copy the state of every lane, round by round, to see to that itself."""
+    return going
+
+
+@any_lane.def_vmap
+def _(axis_size, in_batched, going):
+    del axis_size, in_batched
+    return any_lane(jnp.any(going)), False
 
 
 def _border(row):

@@ -107,6 +107,9 @@ def locate(problem: Problem, path: arclength.Path, values, max_events: int) -> L
         place = places[jnp.minimum(which, max_events - 1)]
         return _Search(which, jnp.zeros((), int), point(place), point(place + 1), jnp.asarray(False))
 
+    def goes_on(state):
+        return (state[0].which < last) & (state[1] < max_events)
+
     def advance(state):
         search, count, rows = state
         place = places[search.which]
@@ -119,7 +122,7 @@ def locate(problem: Problem, path: arclength.Path, values, max_events: int) -> L
         residual = jnp.where(found.sure & ~kink, found.residual, jnp.abs(problem.residual(y)).max())
         kind = jnp.where(kink, BC, found.kind)
         sure = jnp.where(kink | (kind == BC), residual <= _tol(y.dtype), found.sure)
-        over, more = over | kink, more & ~kink
+        over, more = (over | kink) & goes_on(state), more & ~kink
         row = jnp.concatenate([y, jnp.stack([kind.astype(y.dtype), residual, sure.astype(y.dtype)])])
         rows = jax.lax.dynamic_update_slice(rows, row[None], (jnp.where(over, count, max_events), 0))
         tries = search.tries + over
@@ -129,7 +132,7 @@ def locate(problem: Problem, path: arclength.Path, values, max_events: int) -> L
 
     blank = jnp.full((max_events + 1, path.y.shape[1] + 3), jnp.nan, path.y.dtype)
     state = enter(jnp.zeros((), int)), jnp.zeros((), int), blank
-    search, count, rows = jax.lax.while_loop(lambda s: (s[0].which < last) & (s[1] < max_events), advance, state)
+    search, count, rows = jax.lax.while_loop(lambda state: arclength.any_lane(goes_on(state)), advance, state)
     rows = rows[:-1]
     known = jnp.arange(max_events) < count
     rows = jnp.where(known[:, None], rows, jnp.nan)
