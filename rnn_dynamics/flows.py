@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, PyTree
 from rnn_dynamics import _check
 from rnn_dynamics._compile import jit
 
-__all__ = ["Euler", "euler", "integrate", "push"]
+__all__ = ["Euler", "euler", "integrate", "push", "turn"]
 
 _MAX_STEPS = 1_000_000
 """Of the solver between two times; a solution that needs more is reported as infinite."""
@@ -39,13 +39,15 @@ def integrate(
         inputs: A pytree of arrays with a leading axis of length `len(times) - 1`; `inputs[k]` is held from `times[k]`
             to `times[k+1]`. None for an autonomous field, which then receives `u = None`.
         rtol: Relative error allowed per step. Below 4 machine epsilons (in float32 4.8e-7) there is only rounding: a
-            smaller one is raised to that, and `atol` in proportion.
-        atol: Absolute error allowed per step, in the units of the state.
+            smaller one is raised to that.
+        atol: Absolute error allowed per step, in the units of the state. Below 0.004 machine epsilons of the largest
+            entry it is raised to that: entries near 0 hold the rounding of the others.
 
     Returns:
-        The state at each time. From the time on at which the solution blows up, the field is no longer a number, or
-        the solver would need more than a million steps to the next time, every entry is infinite. Differentiable in
-        reverse mode (`jax.grad`, `jax.jacrev`); `push` carries derivatives forward in time.
+        The state at each time. From the time on at which the solution blows up, the field is no longer a number, the
+        solver would need more than a million steps to the next time or one shorter than 16 epsilons of the way there
+        (as where the field jumps back and forth), every entry is infinite. Differentiable in reverse mode (`jax.grad`,
+        `jax.jacrev`); `push` carries derivatives forward in time.
 
     Raises:
         ValueError: x0 is not a finite float array (n,), times are not increasing, inputs have another length, a
@@ -139,10 +141,10 @@ def push(
         duration: How long, positive.
         u: The input, held constant.
         rtol: Relative error allowed per step, for state and perturbations together.
-        atol: Absolute error allowed per step.
+        atol: Absolute error allowed per step; of a perturbation, in units of its largest entry at the start.
 
     Returns:
-        The state then, and the perturbations of it to first order; infinite if the solution blows up before.
+        The state then, and the perturbations of it to first order; infinite where `integrate` is.
 
     Raises:
         ValueError: x is not a finite float array (n,), tangents are not a finite float array (n, k), a duration or
@@ -156,6 +158,50 @@ def push(
     tangents = _check.floats("tangents", tangents, len(x), "k")
     duration = _check.positive("duration", duration)
     return _push(field, x, tangents, duration, u, _check.positive("rtol", rtol), _check.positive("atol", atol))
+
+
+def turn(
+    field: Callable,
+    x: Float[Array, " n"],
+    frame: Float[Array, "n k"],
+    duration: Float[Array, ""] | float,
+    u: PyTree = None,
+    *,
+    rtol: Float[Array, ""] | float = 1e-9,
+    atol: Float[Array, ""] | float = 1e-12,
+) -> tuple[Float[Array, " n"], Float[Array, "n k"], Float[Array, " k"]]:
+    r"""`push` of an orthonormal frame, as the factors Q and ln r_ii of its QR: nothing shrinks out of sight.
+
+    $$ \dot Q = \partial_x f\, Q - Q U, \qquad \tfrac{d}{dt} \ln r_{ii} = u_{ii}, $$
+
+    with U the upper triangle that keeps the columns of Q orthonormal.
+
+    Args:
+        field: f, `(x, u) -> dx/dt`.
+        x: The state.
+        frame: k orthonormal columns.
+        duration: How long, positive.
+        u: The input, held constant.
+        rtol: Relative error allowed per step: of the state, of the frame, of each r_ii.
+        atol: Absolute error allowed per step, of the state.
+
+    Returns:
+        The state then, Q (orthonormal up to the solver's error) and ln r_ii; infinite where `integrate` is.
+
+    Raises:
+        ValueError: as `push`.
+
+    Example:
+        >>> turn(lambda x, u: -jnp.array([1.0, 900.0]) * x, jnp.ones(2), jnp.eye(2), 1.0)[2].round(6)
+        Array([  -1., -900.], dtype=float64)
+
+    References:
+        Dieci, Russell, Van Vleck (1997), On the computation of Lyapunov exponents for continuous dynamical systems.
+    """
+    x = _check.state("x", x)
+    frame = _check.floats("frame", frame, len(x), "k")
+    duration = _check.positive("duration", duration)
+    return _turn(field, x, frame, duration, u, _check.positive("rtol", rtol), _check.positive("atol", atol))
 
 
 @jit
@@ -177,23 +223,62 @@ def _integrate(field, x0, times, inputs, rtol, atol):
 def _push(field, x, tangents, duration, u, rtol, atol):
     x = _check.next_state(field, x, u, name="field")
 
-    def together(stacked, u):
-        x, columns = stacked[0], stacked[1:]
-        velocity, differential = jax.linearize(lambda x: field(x, u), x)
-        return jnp.concatenate([velocity[None], jax.vmap(differential)(columns)])
+    def together(rows, u):
+        velocity, differential = jax.linearize(lambda x: field(x, u), rows[0])
+        return jnp.concatenate([velocity[None], jax.vmap(differential)(rows[1:])])
 
-    stacked = jnp.concatenate([x[None], tangents.T.astype(x.dtype)])
-    stacked = _solve(together, stacked, duration.astype(x.dtype), u, rtol, atol)
-    return stacked[0], stacked[1:].T
+    columns = tangents.T.astype(x.dtype)
+    size = jnp.abs(columns).max(axis=1, keepdims=True)
+    size = jax.lax.stop_gradient(jnp.where(size > 0, size, 1))  # the equation is linear: a perturbation has no unit
+    rows = jnp.concatenate([x[None], columns / size])
+    rows = _solve(together, rows, duration.astype(x.dtype), u, rtol, atol)
+    return rows[0], (rows[1:] * size).T
+
+
+@jit
+def _turn(field, x, frame, duration, u, rtol, atol):
+    x = _check.next_state(field, x, u, name="field")
+    n, k = frame.shape
+    rest = jnp.zeros(n - k, x.dtype)
+
+    def together(rows, u):
+        q = rows[1:-1].T
+        velocity, differential = jax.linearize(lambda x: field(x, u), rows[0])
+        pushed = jax.vmap(differential, in_axes=1, out_axes=1)(q)
+        b = q.T @ pushed
+        below = jnp.tril(b, -1)
+        # 2 - QᵀQ stands for (QᵀQ)⁻¹: then the distance of Q from the orthonormal frames does not grow by itself.
+        turned = pushed + q @ (below - below.T - 2 * b + (q.T @ q) @ b)
+        return jnp.concatenate([velocity[None], turned.T, jnp.append(jnp.diagonal(b), rest)[None]])
+
+    rows = jnp.concatenate([x[None], frame.T.astype(x.dtype), jnp.zeros((1, n), x.dtype)])
+    rtol = jnp.maximum(rtol, _least(x.dtype))
+    atol = jnp.where(jnp.arange(k + 2) == 0, atol, rtol)[:, None]  # columns have length 1, and logarithms no unit
+    rows = _solve(together, rows, duration.astype(x.dtype), u, rtol, atol)
+    return rows[0], rows[1:-1].T, rows[-1, :k]
+
+
+def _least(dtype):
+    return 4 * jnp.finfo(dtype).eps
+
+
+class _Controller(diffrax.PIDController):
+    """Asks for no more than rounding leaves: steps would shrink until none is left."""
+
+    atol: Array  # may differ from row to row  # pyright: ignore[reportIncompatibleVariableOverride]
+
+    def adapt_step_size(self, t0, t1, y0, y1_candidate, *rest):  # pyright: ignore[reportIncompatibleMethodOverride]
+        """The errors allowed are those of a state with nothing far below the largest entry of its row."""
+        share = 1e-3 * _least(y0.dtype) / self.rtol
+        y0, y1 = (jnp.maximum(jnp.abs(y), share * jnp.abs(y).max(axis=-1, keepdims=True)) for y in (y0, y1_candidate))
+        return super().adapt_step_size(t0, t1, y0, y1, *rest)
 
 
 def _solve(field, x, duration, u, rtol, atol):
     duration = jnp.where(jnp.isfinite(x).all(), duration, 0)  # nothing is left to solve after a blow-up
-    coarser = jnp.maximum(1, 4 * jnp.finfo(x.dtype).eps / rtol)
-    rtol, atol = ((coarser * tolerance).astype(x.dtype) for tolerance in (rtol, atol))
-    controller = diffrax.PIDController(
-        rtol=rtol,
-        atol=atol,
+    controller = _Controller(
+        rtol=jnp.maximum(rtol, _least(x.dtype)).astype(x.dtype),
+        atol=atol.astype(x.dtype),
         dtmin=16 * jnp.finfo(x.dtype).eps * duration,  # shortening still shorter steps no longer moves their ends
         force_dtmin=False,
     )

@@ -17,24 +17,17 @@ from jaxtyping import Array, Float, Int, PyTree
 from rnn_dynamics import _check, _graded, flows, jacobians
 from rnn_dynamics._compile import jit, on_one_blas_thread
 
-__all__ = [
-    "Spectrum",
-    "entropy",
-    "flow_spectrum",
-    "kaplan_yorke",
-    "participation_ratio",
-    "spectrum",
-]
+__all__ = ["Spectrum", "entropy", "flow_spectrum", "kaplan_yorke", "participation_ratio", "spectrum"]
 
-_LONGEST = 64
-"""Steps between two eliminations at most, when the interval is chosen automatically."""
+_LONGEST = 64  # steps between two eliminations at most, when the interval is chosen automatically
 
 
 class Spectrum(equinox.Module):
     """Lyapunov exponents of one orbit, the largest first, with what there is to know about their accuracy."""
 
     exponents: Float[Array, " k"]
-    """Nats per step (of a field: per unit of time); -inf where the Jacobian is singular to working precision."""
+    """Nats per step (of a field: per unit of time); -inf where the Jacobian is singular to working precision, and NaN
+    if no step was averaged."""
     standard_error: Float[Array, " k"]
     """Of each exponent, from the scatter of block means; infinite if there are fewer than two blocks."""
     history: Float[Array, "blocks k"]
@@ -50,16 +43,16 @@ class Spectrum(equinox.Module):
     num_asked: int = equinox.field(static=True)
 
     @property
-    def status(self) -> str:
-        """ "converged", or "diverged" if the orbit left the floats; the exponents are then those of the time before."""
-        return "converged" if int(self.num_averaged) == self.num_asked else "diverged"
+    def status(self) -> str | np.ndarray:
+        """ "converged", or "diverged": the exponents are those before the orbit left the floats. Arrays after vmap."""
+        words = np.where(np.asarray(self.num_averaged) == self.num_asked, "converged", "diverged")
+        return words if words.ndim else str(words)
 
     def __repr__(self) -> str:
         if self.exponents.ndim > 1 or not _check.known(self.exponents):
             return f"Spectrum(exponents of shape {self.exponents.shape})"
-        shown = ", ".join(
-            f"{value:.4f} ± {error:.1g}" for value, error in zip(self.exponents[:3], self.standard_error, strict=False)
-        )
+        pairs = zip(self.exponents[:3], self.standard_error, strict=False)
+        shown = ", ".join(f"{value:.4f} ± {error:.1g}" for value, error in pairs)
         more = ", ..." if len(self.exponents) > 3 else ""
         return f"Spectrum({shown}{more}; {int(self.num_averaged)} steps, {self.status})"
 
@@ -86,11 +79,12 @@ def spectrum(
 
     Several steps may share one QR. Between two of them a column loses digits to those before it, ‖column of R‖/r_ii
     of them as a factor; `condition` is the largest factor met. Columns about to leave the floats are factorised early.
+    If it is one step and k = n, rows of J that differ in size, as those of diag(σ′) W do, lose nothing: QR takes them
+    in order of size (Cox and Higham), and the factor is their size, weighted as in column i of Q, over r_ii.
 
     With "auto" QR comes at the end of a block. Until then only the span of the leading columns matters, and elimination
     with partial pivoting keeps it at a quarter of the work: J_t L_t = Pᵀ L_{t+1} U_t, with (|L||U|)_ii/|u_ii| for the
-    factor (after several steps ‖column of U‖/|u_ii|): rows of one J that differ in size, as those of diag(σ′) W do,
-    lose nothing. Each interval follows the fastest growth of late, to stay near ε^{-0.45}: 10⁷ in float64.
+    factor of one step. Each interval follows the fastest growth of late, to stay near ε^{-0.45}: 10⁷ in float64.
 
     Args:
         step: The map, `(x, u) -> x`.
@@ -105,8 +99,8 @@ def spectrum(
         The exponents in nats per step, and their accuracy.
 
     Raises:
-        ValueError: num_exponents outside 1 ... n, no step left after the transient, an interval below 1; otherwise as
-            `simulate.trajectory`.
+        ValueError: num_exponents outside 1 ... n, no step left after the transient, an interval below 1, a state
+            narrower than float32; otherwise as `simulate.trajectory`.
 
     Example:
         >>> rotate = jnp.array([[0.6, -0.8], [0.8, 0.6]])
@@ -114,7 +108,7 @@ def spectrum(
         Array([-0.693147, -0.693147], dtype=float64)
 
     References:
-        Benettin, Galgani, Giorgilli, Strelcyn (1980); Bauer (1957): elimination; Flegal, Jones (2010): batch means.
+        Benettin et al. (1980); Bauer (1957): elimination; Flegal, Jones (2010): batch means; Cox, Higham (1998): rows.
     """
     x0 = _check.state("x0", x0)
     total = _check.inputs(inputs, num_steps)
@@ -128,33 +122,33 @@ def flow_spectrum(
     field: Callable,
     x0: Float[Array, " n"],
     *,
-    duration: float,
-    interval: float,
+    duration: Float[Array, ""] | float,
+    interval: Float[Array, ""] | float,
     num_exponents: int | None = None,
-    transient: float = 0.0,
-    rtol: float = 1e-9,
-    atol: float = 1e-12,
+    transient: Float[Array, ""] | float = 0.0,
+    rtol: Float[Array, ""] | float = 1e-9,
+    atol: Float[Array, ""] | float = 1e-12,
 ) -> Spectrum:
     r"""The Lyapunov exponents along one orbit of an autonomous field, per unit of time.
 
-    The variational equation $\dot Q = \partial_x f\, Q$ is solved beside $\dot x = f(x)$, with a QR after every
-    interval; otherwise as `spectrum`. An orbit that does not end at a fixed point has one exponent 0.
+    Beside $\dot x = f(x)$ the factors Q and ln r_ii of its tangents are solved for (`flows.turn`), so that none shrinks
+    out of sight; otherwise as `spectrum`. An orbit that does not end at a fixed point has one exponent 0.
 
     Args:
         field: f, `(x, u) -> dx/dt`; it receives `u = None`.
         x0: Initial state.
         duration: Time averaged over, in whole intervals (rounded).
-        interval: Time between two QRs; a fraction of the time in which perturbations grow tenfold is safe.
+        interval: Time between two QRs, which take from Q what error it has gathered: a few turns of the orbit are safe.
         num_exponents: k, how many, from the largest; all n by default.
         transient: Time that comes first and is not averaged, in whole intervals (rounded).
-        rtol: Relative error allowed per solver step, for the orbit and its tangents together.
-        atol: Absolute error allowed per solver step.
+        rtol: Relative error allowed per solver step, for the orbit, Q and each r_ii; as in `flows.integrate`.
+        atol: Absolute error allowed per solver step, for the orbit.
 
     Returns:
-        The exponents in nats per unit of time; `num_averaged` counts intervals.
+        The exponents in nats per unit of time; `num_averaged` counts intervals. A solver that gives up is "diverged".
 
     Raises:
-        ValueError: a duration, interval or tolerance that is not positive, a negative transient, no interval left.
+        ValueError: a time or tolerance not positive (transient: negative), a time a tracer; otherwise as `spectrum`.
 
     Example:
         >>> flow_spectrum(lambda x, u: -jnp.array([1.0, 3.0]) * x, jnp.ones(2), duration=10.0, interval=0.5,
@@ -167,8 +161,10 @@ def flow_spectrum(
     x0 = _check.state("x0", x0)
     for name, value in (("duration", duration), ("interval", interval), ("rtol", rtol), ("atol", atol)):
         _check.positive(name, value)
-    if not transient >= 0:
-        raise ValueError(f"transient must be at least 0; got {transient}")
+    _check.within("transient", _check.number("transient", transient), "be at least 0", lambda value: value >= 0)
+    if not all(map(_check.known, times := (duration, interval, transient))):
+        raise ValueError("duration, interval and transient must be known; got a tracer")
+    duration, interval, transient = map(float, times)
     num_transient = round(transient / interval)
     total = num_transient + round(duration / interval)
     num_exponents, num_transient = _checked_counts(x0, total, num_exponents, num_transient)
@@ -236,7 +232,8 @@ def participation_ratio(xs: Float[Array, "T n"]) -> Float[Array, ""]:
         xs: States of the orbit, the transient left out.
 
     Returns:
-        Between 1 (a line) and n (equal spread); 0 for an orbit that stands still.
+        Between 1 (a line) and n (equal spread); 0 for an orbit that stands still. A unit that stays within 8 machine
+        epsilons of its largest value stands still.
 
     Raises:
         ValueError: xs is not a finite float array (T, n) with T ≥ 2.
@@ -251,9 +248,10 @@ def participation_ratio(xs: Float[Array, "T n"]) -> Float[Array, ""]:
     xs = _check.floats("xs", xs, "T", "n")
     if len(xs) < 2:
         raise ValueError(f"xs must hold at least two states; got shape {xs.shape}")
-    centred = xs - xs.mean(axis=0)
-    centred = centred / jnp.maximum(jnp.abs(centred).max(), jnp.finfo(xs.dtype).tiny)
-    covariance = centred.T @ centred
+    least, moved = jnp.finfo(xs.dtype), xs / 8 - xs[0] / 8  # so that neither a difference nor its inverse overflows
+    moved = jnp.where(jnp.abs(moved).max(axis=0) > least.eps * jnp.abs(xs).max(axis=0), moved, 0.0)
+    moved = moved / jnp.maximum(jnp.abs(moved).max(), least.tiny)
+    covariance = (moved - moved.mean(axis=0)).T @ (moved - moved.mean(axis=0))
     square = jnp.sum(covariance**2)
     return jnp.where(square > 0, jnp.trace(covariance) ** 2 / jnp.where(square > 0, square, 1), 0.0)
 
@@ -269,8 +267,7 @@ def _checked_counts(x0, total, num_exponents, num_transient):
 
 
 def _check_exponents(exponents):
-    exponents = _check.floats("exponents", exponents, "k", check_finite=False)
-    if len(exponents) == 0:
+    if len(exponents := _check.floats("exponents", exponents, "k", check_finite=False)) == 0:
         raise ValueError("exponents must hold at least one; got none")
     allowed = "be descending, and neither NaN nor +inf"
     _check.within("exponents", exponents, allowed, lambda e: (e < np.inf).all() & (e[1:] <= e[:-1]).all())
@@ -280,34 +277,28 @@ def _check_exponents(exponents):
 @jit
 def _spectrum(step, x0, inputs, total, num_exponents, num_transient, interval):
     x0 = _check.first_state(step, x0, inputs)
-    return _average(
-        lambda x, q, u: jacobians.push(step, x, u, q), x0, inputs, total, num_exponents, num_transient, interval
-    )
+    push = lambda x, q, u: (*jacobians.push(step, x, u, q), 0.0)  # noqa: E731
+    return _average(push, x0, inputs, total, num_exponents, num_transient, interval)
 
 
 @jit
 def _flow_spectrum(field, x0, total, num_exponents, num_transient, interval, rtol, atol):
     x0 = _check.next_state(field, x0)
-
-    def push(x, q, u):
-        del u
-        return flows.push(field, x, q, interval, rtol=rtol, atol=atol)
-
-    def rates(found):
-        return [found.exponents, found.standard_error, found.history]
-
-    per_interval = _average(push, x0, None, total, num_exponents, num_transient, 1)
-    return equinox.tree_at(rates, per_interval, [rate / interval for rate in rates(per_interval)])
+    push = lambda x, q, _: flows.turn(field, x, q, interval, rtol=rtol, atol=atol)  # noqa: E731
+    found = _average(push, x0, None, total, num_exponents, num_transient, 1)
+    rates = lambda found: (found.exponents, found.standard_error, found.history)  # noqa: E731
+    return equinox.tree_at(rates, found, replace_fn=lambda rate: rate / interval)
 
 
 def _average(push, x0, inputs, total, num_exponents, num_transient, interval):
     """Scans orbit and tangents, gathers ln r_ii into blocks, and makes a Spectrum of them.
 
-    `push(x, q, u)` gives the next state and J q. Whether to factorise after a step is decided by the steps since the
-    last time and the interval then chosen; the end of a block is always a time, and so is the end of the floats.
+    `push(x, q, u)` gives the next state, J q e^{-l}, and l. Whether to factorise after a step is decided by the steps
+    since the last time and the interval then chosen; the end of a block is always a time, as is the end of the floats.
     """
-    averaged = total - num_transient
-    num_blocks = math.isqrt(averaged)
+    if jnp.finfo(x0.dtype).bits < 32:
+        raise ValueError(f"x0 must be float32 or float64, for want of other QRs; got {x0.dtype}")
+    num_blocks = math.isqrt(averaged := total - num_transient)
     boundary = np.arange(-num_transient, averaged + 1) * num_blocks // averaged  # blocks begun before each step
     blocks = np.where(np.arange(total) < num_transient, num_blocks, boundary[:-1])
     is_end = (np.diff(boundary) > 0) | (np.arange(1, total + 1) == num_transient)
@@ -316,31 +307,32 @@ def _average(push, x0, inputs, total, num_exponents, num_transient, interval):
     factorise = _eliminate if interval == "auto" else _orthogonalise
     dtype, one, zeros = x0.dtype, jnp.ones((), x0.dtype), jnp.zeros(num_exponents, x0.dtype)
 
-    def wait(q):
+    def wait(q, _alone):
         return q, zeros, one, one
 
     def advance(carry, now):
         (x, q, since, chosen, growth, alive), (logs, counts, lost, skew) = carry
         u, block, is_end = now
-        new_x, new_q = push(x, q, u)
+        new_x, new_q, pushed = push(x, q, u)
         sizes = jnp.abs(new_q).max(axis=0)
-        was_alive, alive = alive, alive & jnp.isfinite(new_x).all() & jnp.isfinite(sizes).all()
+        was_alive, alive = alive, alive & jnp.isfinite(new_x).all() & jnp.isfinite(len(x0) * sizes).all()
         x, q, since = jnp.where(alive, new_x, x), jnp.where(alive, new_q, q), since + alive
         is_end |= was_alive & ~alive
 
         due = is_end | (since >= chosen) | (sizes.max() > 1 / smallest) | (sizes.min() < smallest)
-        q, log, factor, stretch = factorise(q) if interval == 1 else jax.lax.cond(due, factorise, wait, q)
-        factor = jnp.where(since > 1, stretch, factor)  # rows of a product keep no digits of their own
+        found = _orthogonalise(q, True) if interval == 1 else jax.lax.cond(due, factorise, wait, q, since < 2)
+        q, log, factor, stretch = found[0], found[1] + jnp.where(alive, pushed, 0.0), *found[2:]
         if interval == "auto":
-            q, more, turned, _ = jax.lax.cond(is_end, _orthogonalise, wait, q)
+            q, more, turned, _ = jax.lax.cond(is_end, _orthogonalise, wait, q, True)
             log, skew = log + more, jnp.where(block < num_blocks, jnp.maximum(skew, turned), skew)
+            factor = jnp.where(since > 1, stretch, factor)  # rows of a product keep no digits of their own
             # Stretch grows like n·e^{growth·interval}, n being what a random matrix has. One calm interval does not
             # promise another: the fastest growth seen is forgotten slowly, and an interval at most doubles.
             seen = (jnp.log(stretch) - math.log(len(x0))) / jnp.maximum(since, 1)
             growth = jnp.where(due, jnp.maximum(seen, 0.98 * growth), growth)
             longer = jnp.minimum(target / jnp.maximum(growth, target / _LONGEST), 2.0 * since)
             chosen = jnp.where(due, jnp.maximum(1, longer.astype(since.dtype)), chosen)
-        counted = due & was_alive
+        counted = due & was_alive & (since > 0)
         logs = jax.lax.dynamic_update_index_in_dim(logs, logs[block] + jnp.where(counted, log, 0.0), block, 0)
         counts = counts.at[block].add(jnp.where(counted, since, 0))
         lost = jnp.where(block < num_blocks, jnp.maximum(lost, factor), lost)
@@ -350,62 +342,59 @@ def _average(push, x0, inputs, total, num_exponents, num_transient, interval):
     first = jnp.asarray(1 if interval == "auto" else interval)
     state = (x0, jnp.asarray(start, dtype), jnp.zeros_like(first), first, jnp.zeros((), dtype), jnp.array(True))
     sums = (jnp.zeros((num_blocks + 1, num_exponents), dtype), jnp.zeros(num_blocks + 1, int), one, one)
-    steps = (inputs, jnp.asarray(blocks), jnp.asarray(is_end))
+    steps = inputs, jnp.asarray(blocks), jnp.asarray(is_end)
     _, (logs, counts, lost, skew) = jax.lax.scan(advance, (state, sums), steps)[0]
     return _summary(logs[:-1], counts[:-1], lost * skew, averaged)
 
 
-def _even(a):
-    """A with each column at size 1, and the logarithms of the sizes: no square of an entry may leave the floats."""
-    size = jax.lax.stop_gradient(jnp.abs(a).max(axis=0))
-    size = jnp.where(size > 0, size, 1.0)
-    return a / size, jnp.log(size)
-
-
-def _eliminate(a):
+def _eliminate(a, _alone):
     """Pᵀ L of P A = L U, ln |u_ii|, and the largest (|L||U|)_ii/|u_ii| and ‖column of U‖/|u_ii|."""
-    a, log_size = _even(a)
     packed, pivots, _ = jax.lax.linalg.lu(a)
     lower = jnp.tril(packed, -1) + jnp.eye(*a.shape, dtype=a.dtype)
     square = packed[: a.shape[1]]
     # Higham (2002), Accuracy and Stability of Numerical Algorithms, theorem 9.3: P A + ΔA = L U, |ΔA| ≤ n ε |L| |U|.
     # Summed over rows of U: over those of L it would take four times as long.
     size = jnp.sum(jnp.triu(jnp.abs(square * square.T), 1), axis=0) + jnp.abs(jnp.diagonal(square))
-    return _graded.swapped_back(lower, pivots), *_diagonal(jnp.triu(square), log_size, size, len(a))
+    return _graded.swapped_back(lower, pivots), *_diagonal(jnp.triu(square), size, len(a))
 
 
-def _orthogonalise(a):
-    """Q of A = Q R, ln |r_ii|, and the largest (|Q|ᵀ|A|)_ii/r_ii, rows of |A| at their size, and ‖column of R‖/r_ii."""
-    a, log_size = _even(a)
-    if len(a) > a.shape[1]:  # rows may be small because Q holds little of what the Jacobian keeps: that is rounding
-        q, r = jnp.linalg.qr(a)
-        return q, *_diagonal(r, log_size, jnp.linalg.norm(r, axis=0), len(a))
-    # Cox, Higham (1998), Stability of Householder QR factorization for weighted least squares problems: with the rows
-    # in order of size, rounding is within ε of each row's own.
-    rows = jnp.abs(a).max(axis=1)
+def _orthogonalise(a, alone):
+    """Q of A = Q R, ln r_ii, and the largest rounding of A over ε r_ii and ‖column of R‖/r_ii; `alone`: of one step."""
+    rows, (n, k) = jnp.abs(a).max(axis=1), a.shape
     order, place = _graded.descending(rows)
     q, r = jnp.linalg.qr(a[order])
-    return q[place], *_diagonal(r, log_size, rows[order] @ jnp.abs(q), len(a))
+    q, size = q[place], _lengths(r)
+    if n == k:  # rows of A are as long as those of J: if they are small, their rounding is
+        size = jnp.minimum(size, jnp.where(alone, rows @ jnp.abs(q), jnp.inf))
+    return q, *_diagonal(r, size, n)
 
 
-def _diagonal(upper, log_size, size, n):
+def _diagonal(upper, size, n):
     diagonal = jnp.abs(jnp.diagonal(upper))
     lost = diagonal <= n * jnp.finfo(size.dtype).eps * size  # singular to working precision
     kept = jnp.where(lost, 1.0, diagonal)
-    factor, stretch = (jnp.where(lost, 1.0, a / kept).max() for a in (size, jnp.linalg.norm(upper, axis=0)))
-    return jnp.where(lost, -jnp.inf, jnp.log(kept) + log_size), factor, stretch
+    factor, stretch = (jnp.where(lost, 1.0, a / kept).max() for a in (size, _lengths(upper)))
+    return jnp.where(lost, -jnp.inf, jnp.log(kept)), factor, stretch
+
+
+def _lengths(a):
+    """Of the columns; their scale, the inverse of which is neither 0 nor infinite, is taken out of the squares."""
+    scale = jnp.maximum(jnp.abs(a).max(axis=0) / 4, jnp.finfo(a.dtype).tiny)
+    return scale * jnp.linalg.norm(a / scale, axis=0)
 
 
 def _summary(logs, counts, condition, num_asked):
-    num_blocks = len(counts)
-    steps = jnp.maximum(counts, 1)[:, None]
-    history = jnp.cumsum(logs, axis=0) / jnp.maximum(jnp.cumsum(counts), 1)[:, None]
+    history = jnp.cumsum(logs, axis=0) / jnp.cumsum(counts)[:, None]  # 0/0 if no step was averaged
     order = jnp.argsort(-history[-1])
-    means, history = (logs / steps)[:, order], history[:, order]
-    error = means.std(axis=0, ddof=1) / math.sqrt(num_blocks) if num_blocks > 1 else jnp.full(len(order), jnp.inf)
-    half = num_blocks // 2
-    change = means[num_blocks - half :].mean(axis=0) - means[:half].mean(axis=0) if half else jnp.zeros(len(order))
+    means, history = (logs / jnp.maximum(counts, 1)[:, None])[:, order], history[:, order]
+    index, num = jnp.arange(len(counts))[:, None], jnp.sum(counts > 0)  # blocks after the end of the floats are empty
+
+    def mean(of, first, last):
+        return jnp.sum(jnp.where((index >= first) & (index < last), of, 0.0), axis=0) / jnp.maximum(last - first, 1)
+
+    error = jnp.sqrt(mean((means - mean(means, 0, num)) ** 2, 0, num) / jnp.maximum(num - 1, 1))
+    error = jnp.where(jnp.isfinite(history[-1]) & (num > 1), error, jnp.inf)
+    change = mean(means, num - num // 2, num) - mean(means, 0, num // 2)
     floor = jnp.finfo(means.dtype).eps * num_asked  # rounding: a difference below it says nothing
-    error = jnp.where(jnp.isfinite(history[-1]), error, jnp.inf)
     drift = jnp.where(jnp.isfinite(change), change / (2 * jnp.maximum(error, floor)), 0.0)
     return Spectrum(history[-1], error, history, drift, condition, counts.sum(), num_asked)

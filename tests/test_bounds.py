@@ -154,6 +154,20 @@ def test_of_nonnegative_weights_the_least_norm_is_perrons_root():
     np.testing.assert_allclose(found.scaled_norm, found.perron, rtol=MINIMUM)
 
 
+def test_weights_of_very_different_sizes_reach_the_minimum():
+    # Irreducible W: the least norm is at most ρ(|W|). Here one cycle of two large weights, √(80000·2.2) = 419.5, rules,
+    # and the two are the same to six digits. Entries that span twelve decades flatten φ_t, and cost three digits.
+    uneven = np.array(
+        [[1e-3, 2e-3, 5e-2, -8e4], [4e-2, -0.2, -6e-4, 2e-4], [3e-3, 2.3, -1e-2, -3e-3], [2.2, -2e-5, -9e2, -1e-5]]
+    )
+    found = bounds(uneven)
+    assert np.sqrt(8e4 * 2.2) * (1 - 1e-6) <= found.scaled_norm[0] <= found.perron[0] * (1 + MINIMUM)
+    rng = np.random.default_rng(3)
+    found = bounds(*(rng.standard_normal((30, 5, 5)) * 10.0 ** rng.uniform(-6, 6, (30, 5, 5))))
+    assert (found.spectral_radius <= found.scaled_norm * (1 + 1e-9)).all()
+    assert (found.scaled_norm <= found.perron * (1 + 1e-8)).all()
+
+
 def test_of_normal_weights_the_least_norm_is_the_norm():
     orthogonal = np.linalg.qr(DENSE[0])[0]
     circulant = np.stack([np.roll(DENSE[0, 0], k) for k in range(5)])

@@ -1,5 +1,6 @@
 """Covariant Lyapunov vectors: eigenvectors where there are any, covariance along the orbit, and the ugly cases."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -20,6 +21,8 @@ def test_of_a_linear_map_they_are_the_eigenvectors():
     np.testing.assert_allclose(found.growth, np.broadcast_to(np.log([1.6, 1.1, 0.6, 0.3]), (30, 4)), atol=1e-9)
     expected = np.arccos(np.abs(change.T @ change).clip(max=1))
     np.testing.assert_allclose(found.angles()[0], expected, atol=1e-7)  # arccos near 1 loses half the digits
+    assert found.status == "converged"
+    assert "converged" in repr(found)
 
 
 def test_the_jacobian_maps_each_onto_a_multiple_of_the_next():
@@ -53,6 +56,41 @@ def test_a_lost_direction_is_the_kernel_and_not_nan():
     found = covariant.vectors(Linear(matrix), jnp.zeros(2), num_steps=30, num_transient=10)
     assert np.isfinite(found.vectors).all()
     np.testing.assert_allclose(np.abs(found.vectors[0, :, 1]), np.array([2, 1]) / np.sqrt(5), atol=1e-9)
+
+
+@pytest.mark.parametrize(("angle", "tolerance"), [(0.0, 0.0), (1e-9, 1e-15), (0.3, 1e-15), (np.pi / 2, 0.0)])
+def test_angles_are_as_exact_as_their_vectors(angle, tolerance):
+    # entries rounded to ε/2 turn a vector by as much; signs do not matter
+    pair = np.array([[1.0, np.cos(angle)], [0.0, np.sin(angle)]])
+    pair = np.eye(2) if angle == np.pi / 2 else pair
+    both = jnp.asarray(np.stack([pair, pair * [1, -1]]))
+    found = covariant.CovariantVectors(jnp.zeros((2, 2)), both, jnp.zeros((1, 2)), jnp.array(True)).angles()
+    expected = np.broadcast_to([[0, angle], [angle, 0]], (2, 2, 2))
+    np.testing.assert_allclose(found, expected, rtol=0, atol=tolerance)
+
+
+def scaled(x, u):
+    return u * x
+
+
+@pytest.mark.parametrize(
+    ("factors", "dtype"),
+    [((1e-19, 1e-20), "float32"), ((1e-159, 1e-160), float), ((1e-200, 1e-290), float), ((1e150, 1e-160), float)],
+)
+def test_growth_whose_squares_leave_the_floats_is_right(factors, dtype):
+    inputs = jnp.broadcast_to(jnp.array(factors, dtype), (80, 2))
+    found = covariant.vectors(scaled, jnp.zeros(2, dtype), inputs, num_transient=30)
+    assert found.status == "converged"
+    # thirty steps of a tenth each: e^{-69}, below rounding
+    rounding = 4 * float(jnp.finfo(dtype).eps)
+    np.testing.assert_allclose(np.abs(found.vectors[0]), np.eye(2), atol=rounding)
+    np.testing.assert_allclose(found.growth, np.broadcast_to(np.log(factors), (20, 2)), rtol=rounding, atol=rounding)
+
+
+def test_an_orbit_that_leaves_the_floats_is_a_status_in_every_lane():
+    factors = jnp.stack([jnp.full((1200, 1), 0.5), jnp.full((1200, 1), 2.0)])
+    found = jax.vmap(lambda u: covariant.vectors(scaled, jnp.ones(1), u, num_transient=10))(factors)
+    assert found.status.tolist() == ["converged", "diverged"]
 
 
 @pytest.mark.usefixtures("unchecked")

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from rnn_dynamics import flows
-from rnn_dynamics.flows import Euler, euler, integrate, push
+from rnn_dynamics.flows import Euler, euler, integrate, push, turn
 from rnn_dynamics.models import DoyaNeuron
 from rnn_dynamics.simulate import final_state, trajectory
 from tests import reference
@@ -154,6 +154,12 @@ def test_the_solver_stops_at_a_blow_up(monkeypatch):
         assert 13 <= len(field.calls) < most
 
 
+def test_a_field_that_jumps_back_and_forth_ends_the_solution():
+    # -sign(x) holds at 0 what no step can: shorter and shorter ones are tried, and that is said
+    came = integrate(lambda x, _: -jnp.sign(x), jnp.ones(1), jnp.array([0.0, 0.5, 2.0]))[:, 0]
+    np.testing.assert_allclose(came, [1.0, 0.5, np.inf], rtol=ACCURACY)
+
+
 # Precision and transformations
 
 
@@ -166,6 +172,24 @@ def test_float32_stays_float32_and_reaches_its_own_accuracy():
     assert xs.dtype == jnp.float32
     # 4 ε32 a step, some hundred steps to t = 100 whose errors add up.
     np.testing.assert_allclose(xs, np.stack([np.cos(times), np.sin(times)], axis=1), atol=4 * 2.0**-23 * 100)
+
+
+@pytest.mark.parametrize(("dtype", "rtol"), [("float32", 1e-14), ("float64", 1e-20)])
+def test_a_relative_tolerance_below_rounding_does_not_loosen_the_absolute_one(dtype, rtol):
+    # ten units of time, errors of 1e-6 a step, some thirty steps, neither grown nor shrunk
+    field, start = Quadratic(TURN, dtype=dtype), jnp.array([1.0, 0.0], dtype)
+    x = integrate(field, start, jnp.array([0.0, 1.0, 5.0, 10.0], dtype), rtol=rtol, atol=1e-6)[-1]
+    np.testing.assert_allclose(x, [np.cos(10.0), np.sin(10.0)], atol=3e-5)
+
+
+def test_in_float32_an_entry_near_zero_may_hold_the_rounding_of_a_large_one():
+    # x₂' = -x₂ + σ(1.1 x₁) - σ(1.1 x₁ + 1e-9), of which float32 keeps nothing but noise; x₁ → 1, both from 0
+    def field(x, _):
+        noise = jax.nn.sigmoid(1.1 * x[0]) - jax.nn.sigmoid(1.1 * x[0] + 1e-9)
+        return jnp.stack([1 - x[0], noise - x[1], 3 * (x[0] * 1.1 - x[0]) - x[0] * 0.3 - x[2]])
+
+    x = integrate(field, jnp.zeros(3, jnp.float32), jnp.array([0.0, 5.0, 50.0], jnp.float32))[-1]
+    np.testing.assert_allclose(x, [1, 0, 0], atol=8 * 2.0**-23)
 
 
 def test_the_state_takes_the_dtype_in_which_the_field_works():
@@ -203,6 +227,28 @@ def test_perturbations_are_pushed_by_the_exponential_of_a_linear_field():
     x, v = push(Quadratic(0.0, (1.0, 1.0)), ONES, jnp.ones((2, 3)), 1.5)  # x² from 1 blows up at t = 1
     np.testing.assert_array_equal(v, np.full((2, 3), np.inf))
     np.testing.assert_array_equal(x, np.full(2, np.inf))
+
+
+def test_a_perturbation_has_no_unit():
+    # both far below atol, and yet cos 20, sin 20; and a zero column stays one
+    sizes = jnp.array([1e-13, 1e-200, 1.0])
+    _, v = push(ROTATION, jnp.zeros(2), jnp.array([[1.0, 1.0, 0.0], [0.0, 0.0, 0.0]]) * sizes, 20.0)
+    expected = np.array([[np.cos(20.0)] * 2 + [0], [np.sin(20.0)] * 2 + [0]])
+    np.testing.assert_allclose(v / sizes, expected, atol=10 * ACCURACY)
+
+
+def test_a_frame_is_the_qr_of_the_perturbations():
+    # J = exp(At) by its eigenvectors; the QR of J Q with positive diagonal is one matrix and no other
+    change = np.random.default_rng(2).standard_normal((3, 3))
+    rates = np.array([0.5, -1.0, -3.0])
+    a = jnp.asarray(change @ np.diag(rates) @ np.linalg.inv(change))
+    frame = np.linalg.qr(np.random.default_rng(3).standard_normal((3, 3)))[0]
+    q, r = np.linalg.qr(change @ np.diag(np.exp(rates)) @ np.linalg.inv(change) @ frame)
+    sign = np.sign(np.diag(r))
+    for k in (3, 2):
+        _, turned, logs = turn(lambda x, _: a @ x, jnp.zeros(3), jnp.asarray(frame[:, :k]), 1.0)
+        np.testing.assert_allclose(turned, (q * sign)[:, :k], atol=10 * ACCURACY)
+        np.testing.assert_allclose(logs, np.log(np.abs(np.diag(r)))[:k], atol=10 * ACCURACY)
 
 
 def test_parameters_are_states_that_stand_still():

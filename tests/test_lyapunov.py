@@ -152,16 +152,17 @@ def test_the_interval_changes_nothing_but_rounding(interval):
     np.testing.assert_allclose(some.history, every.history, rtol=0, atol=24 * EPS * float(some.condition) * 10)
 
 
-def test_elimination_loses_nothing_to_slopes_that_differ():
+@pytest.mark.parametrize("interval", [1, "auto"])
+def test_slopes_that_differ_lose_nothing(interval):
     # diag(σ') W, slopes below e^-50: rows of very different size, each of which keeps its digits
     # (and driven so hard that it contracts: the orbit is the same to rounding, in whichever program it is computed)
     network, inputs = ElmanRNN.from_pascanu(gaussian(24)), 40 * drive(400)
-    found = lyapunov.spectrum(network, state(24), inputs, interval="auto")
+    found = lyapunov.spectrum(network, state(24), inputs, interval=interval)
     hs = simulate.trajectory(network, state(24), inputs)[:-1]
     slopes = network.activation.derivative(jax.vmap(network.pre_activation)(hs, inputs))
     assert float(jnp.log(slopes).min()) < -50
     exact = np.linalg.slogdet(np.asarray(network.w_rec))[1] + np.log(np.asarray(slopes)).sum(axis=1).mean()
-    # cancellation in a row and in the columns of L, each 10² or so; QR, to which a slope below ε is 0, loses exponents
+    # cancellation in a row and in the columns of L, each 10² or so
     assert float(found.condition) < 1e5
     assert abs(float(found.exponents.sum()) - exact) < 24 * EPS * float(found.condition)
 
@@ -177,6 +178,42 @@ def test_no_interval_is_so_long_that_its_product_leaves_the_floats(factor, inter
     spectrum = lyapunov.spectrum(step, jnp.array([0.1, 0.2, 0.3], jnp.float32), num_steps=1000, interval=interval)
     assert spectrum.status == "converged"
     np.testing.assert_allclose(spectrum.exponents, math.log(factor), rtol=1e-5)
+
+
+def diagonal(x, u):
+    return u * x
+
+
+TURNED = np.abs(np.log(np.abs(np.linalg.qr(np.random.default_rng(0).standard_normal((2, 2)))[0]))).max()
+
+
+@pytest.mark.parametrize("interval", [1, 3, "auto"])
+@pytest.mark.parametrize(
+    ("factors", "dtype"), [((1e25, 1e20), "float32"), ((1e160, 1.0), "float64"), ((1e-160, 1e-161), "float64")]
+)
+def test_factors_whose_squares_leave_the_floats_keep_their_exponents(factors, dtype, interval):
+    # At 0 nothing grows but the tangents. The first Q lies along no axis, which stays in T λ as ln|an entry of it|.
+    inputs = jnp.broadcast_to(jnp.array(factors, dtype), (50, 2))
+    found = lyapunov.spectrum(diagonal, jnp.zeros(2, dtype), inputs, interval=interval)
+    assert found.status == "converged"
+    rounding = 100 * float(jnp.finfo(dtype).eps) * abs(math.log(factors[0]))
+    np.testing.assert_allclose(found.exponents, np.log(factors), rtol=0, atol=TURNED / 50 + rounding)
+
+
+@pytest.mark.parametrize("factors", [(1.0, 1e-20), (1e-20, 1.0), (1e-100, 1e150)])
+def test_a_graded_jacobian_keeps_its_smallest_exponent(factors):
+    found = lyapunov.spectrum(diagonal, jnp.zeros(2), jnp.broadcast_to(jnp.array(factors), (50, 2)))
+    np.testing.assert_allclose(found.exponents, np.sort(np.log(factors))[::-1], rtol=0, atol=TURNED / 50 + 1e-12)
+    assert float(found.exponents.sum()) == pytest.approx(np.log(factors).sum(), abs=1e-12)  # the determinant
+    assert float(found.condition) < 100
+
+
+def test_a_singular_block_is_minus_infinity_beside_a_small_row():
+    # rank 2 of 3: rows 1 and 2 are the same, row 3 is small; the largest eigenvalue is 0.6 + 0.3
+    w = np.array([[0.6, 0.3, 0.5], [0.6, 0.3, 0.5], [1e-20, 2e-20, -1e-20]])
+    found = lyapunov.spectrum(Linear(jnp.asarray(w)), jnp.zeros(3), num_steps=400, num_transient=200)
+    assert float(found.exponents[0]) == pytest.approx(math.log(0.9), abs=1e-12)
+    assert float(found.exponents[2]) == -np.inf
 
 
 def test_orthogonal_coordinates_change_the_exponents_only_while_they_settle():
@@ -278,6 +315,24 @@ def test_a_diverging_orbit_is_a_status_and_the_exponents_are_those_before(interv
     # 1.1^t leaves float64 at t = 1024 ln 2 / ln 1.1 = 7447
     assert abs(int(found.num_averaged) - 7447) <= 1
     np.testing.assert_allclose(found.exponents, np.log([1.1, 1.1]), rtol=0, atol=1e-12)
+    # the rate is the same at every step: blocks after the end of the floats do not count as zeros
+    assert float(found.standard_error.max()) < 1e-14
+    assert float(jnp.abs(found.drift).max()) < 3
+
+
+def test_where_no_step_is_averaged_nothing_is_known_and_that_is_said():
+    for zero, steps in ((0.0, 40), (1e-300, 40)):  # the first step already, and the transient
+        found = lyapunov.spectrum(lambda x, u, zero=zero: x / zero, jnp.array([2.0]), num_steps=steps, num_transient=5)
+        assert found.status == "diverged"
+        assert int(found.num_averaged) == 0
+        assert np.isnan(found.exponents).all()
+        assert np.isinf(found.standard_error).all()
+
+
+def test_the_status_is_one_word_a_lane():
+    inputs = jnp.stack([jnp.full((2000, 1), 0.5), jnp.full((2000, 1), 2.0)])
+    found = jax.vmap(lambda u: lyapunov.spectrum(diagonal, jnp.ones(1), u))(inputs)
+    assert found.status.tolist() == ["converged", "diverged"]
 
 
 def test_one_step_and_steps_fewer_than_the_interval_are_enough():
@@ -346,6 +401,26 @@ def test_a_linear_field_has_the_real_parts_of_its_eigenvalues():
     assert float(found.exponents.sum()) == pytest.approx(-1.9, abs=1e-7)  # the trace; solver tolerance 1e-9 a step
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_what_a_field_shrinks_out_of_sight_keeps_its_exponent(dtype):
+    # not normal, eigenvalues -1, -20 and -100: in one interval the last direction shrinks to e^{-50} of the first
+    a = jnp.array([[-1.0, 50.0, 3.0], [0.0, -100.0, 7.0], [0.0, 0.0, -20.0]], dtype)
+    times = {"duration": jnp.array(20.0), "interval": np.float64(0.5), "transient": jnp.float32(5.0)}  # any number
+    found = lyapunov.flow_spectrum(lambda x, u: a @ x, jnp.ones(3, dtype), **times)
+    # Q lies on the invariant planes, but for a few steps' tolerance times the field's entries: then rates are constant
+    tolerance = 100 * max(1e-9, 4 * float(jnp.finfo(dtype).eps))
+    np.testing.assert_allclose(found.exponents, [-1.0, -20.0, -100.0], rtol=tolerance, atol=100 * tolerance)
+    assert found.exponents.dtype == dtype
+
+
+def test_a_field_that_blows_up_keeps_the_exponents_of_the_time_before():
+    # x' = x², x = 1/(1 - t), dx/dx_0 = x²: over the three intervals before t = 1, 2 ln x(0.9)/0.9
+    found = lyapunov.flow_spectrum(lambda x, u: x**2, jnp.ones(1), duration=20.0, interval=0.3)
+    assert found.status == "diverged"
+    assert int(found.num_averaged) == 3
+    assert float(found.exponents[0]) == pytest.approx(2 * math.log(10) / 0.9, abs=1e-6)
+
+
 def test_a_limit_cycle_has_one_exponent_zero():
     # r' = r(1 - r²), φ' = 1: exponents 0 along the circle and -2 across it
     def field(x, u):
@@ -388,6 +463,12 @@ def test_participation_ratio_counts_equal_directions_and_ignores_scale():
     for scale in (1e-200, 1.0, 1e200):
         assert float(lyapunov.participation_ratio(jnp.asarray(scale * q))) == pytest.approx(3, abs=1e-9)
     assert float(lyapunov.participation_ratio(jnp.ones((4, 2)))) == 0.0
+    # 0.1 seven times has a mean that is not 0.1, and 1e308 twice no sum
+    assert float(lyapunov.participation_ratio(jnp.full((7, 3), 0.1))) == 0.0
+    ends = jnp.array([[1.7e308, 1.0], [-1.7e308, 1.0]])
+    assert float(lyapunov.participation_ratio(ends)) == pytest.approx(1, abs=1e-15)  # a line
+    # a unit that stands still far away does not hide one that moves little
+    assert float(lyapunov.participation_ratio(jnp.array([[1e10, 1e-8], [1e10, 2e-8]]))) == pytest.approx(1, abs=1e-15)
 
 
 # Misuse
@@ -418,11 +499,16 @@ def test_misuse_of_the_rest_is_named():
     field, x0 = lambda x, u: -x, jnp.ones(2)
     for options, message in (
         ({"duration": 0.0}, "duration.*0.0"), ({"interval": -1.0}, "interval.*-1.0"),
-        ({"transient": -1.0}, "transient"),
+        ({"transient": -1.0}, "transient"), ({"transient": math.inf}, "transient"), ({"transient": "1"}, "transient"),
         ({"rtol": 0.0}, "rtol"), ({"duration": 0.1, "interval": 1.0}, "num_transient must leave"),
     ):  # fmt: skip
         with pytest.raises(ValueError, match=message):
             lyapunov.flow_spectrum(field, x0, **({"duration": 1.0, "interval": 0.1} | options))
+    with pytest.raises(ValueError, match=r"interval.*must be known"):
+        jax.jit(lambda t: lyapunov.flow_spectrum(field, x0, duration=1.0, interval=t).exponents)(0.1)
+    for half in (jnp.float16, jnp.bfloat16):
+        with pytest.raises(ValueError, match="x0 must be float32 or float64"):
+            lyapunov.spectrum(field, x0.astype(half), num_steps=3)
     for function in (lyapunov.kaplan_yorke, lyapunov.entropy):
         for bad in (jnp.array([0.1, 0.2]), jnp.array([jnp.nan]), jnp.array([jnp.inf]), jnp.zeros(0), jnp.zeros((2, 2))):
             with pytest.raises(ValueError, match="exponents"):
