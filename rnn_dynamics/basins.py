@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from rnn_dynamics import _check, jacobians, simulate, sweeps
 from rnn_dynamics._compile import jit
-from rnn_dynamics.fixed_points.results import default_tol
+from rnn_dynamics.fixed_points.results import default_tol, on_host
 
 __all__ = ["Basins", "Boundary", "basins", "boundary"]
 
@@ -27,9 +27,10 @@ class Basins(equinox.Module):
     """The attractors that were reached, and from where."""
 
     label: Int[np.ndarray, " s"]
-    """Which attractor each start goes to; -1 where its orbit has not settled, or diverged."""
+    """Which attractor each start goes to; -1 where its orbit goes to none."""
     status: np.ndarray
-    """(s,) words: "settled", "unsettled" (chaos, quasi-periodicity, or too few steps) or "diverged"."""
+    """(s,) words: "settled", "on a repeller" (a cycle that the slightest push would make it leave), "unsettled" (chaos,
+    quasi-periodicity, or too few steps) or "diverged"."""
     attractors: tuple[Float[np.ndarray, "p n"], ...]
     """The points of each, in the order visited: p = 1 for a fixed point."""
 
@@ -52,8 +53,9 @@ def basins(
     """The attractor that the orbit of each start settles on. Runs on the host: the number of attractors is data.
 
     All orbits run side by side on the device. Two that have closed are on the same attractor if a point of the one is
-    within √tol (1 + ‖x‖) of a point of the other. A chaotic attractor is not told from a long transient: both are
-    "unsettled".
+    within √tol (1 + ‖x‖) of a point of the other. An orbit may end on a saddle or a repeller exactly, as one that
+    starts there does; that is no attractor, and a multiplier outside the unit circle, by more than the root of 100
+    machine epsilons, tells. A chaotic attractor is not told from a long transient: both are "unsettled".
 
     Args:
         step: The map, `(x, u) -> x`.
@@ -67,13 +69,15 @@ def basins(
         A label for every start, in the order given, and the attractors in the order of their first start.
 
     Raises:
-        ValueError: starts are not a finite float array (s, n) with s, n ≥ 1; otherwise as `simulate.settle`.
+        ValueError: starts are not a finite float array (s, n) with s, n ≥ 1, or traced arguments; otherwise as
+            `simulate.settle`.
 
     Example:
         >>> found = basins(lambda x, u: jnp.tanh(2 * x), jnp.array([[-1.0], [0.1], [3.0]]))
         >>> found.label, [points.round(4).tolist() for points in found.attractors]
         (array([0, 1, 1]), [[[-0.9575]], [[0.9575]]])
     """
+    on_host("basins", step=step, starts=starts, u=u)
     starts = _starts(starts)
     _check.count("num_steps", num_steps)
     _check.count("max_period", max_period, least=1)
@@ -83,20 +87,33 @@ def basins(
     orbit, period = np.asarray(found.orbit), np.asarray(found.period)
     width = default_tol(tol, orbit.dtype) ** 0.5
     label, attractors = np.full(len(starts), -1), []
+    status = np.select([period > 0, period == 0], ["settled", "unsettled"], "diverged").astype("<U13")
     left = np.flatnonzero(period > 0)
     while len(left):
-        points = orbit[left[0], : period[left[0]]]
+        first = left[0]
+        points = orbit[first, : period[first]]
         distance = np.abs(orbit[left, 0, None] - points).max(axis=2).min(axis=1)
         same = distance <= width * (1 + np.abs(points).max())
-        label[left[same]] = len(attractors)
-        attractors.append(points)
+        growth = _growth(step, jax.device_put(orbit[first]), jax.device_put(period[first]), u)
+        if growth > 1 + default_tol(None, orbit.dtype) ** 0.5:
+            status[left[same]] = "on a repeller"
+        else:
+            label[left[same]] = len(attractors)
+            attractors.append(points)
         left = left[~same]
-    status = np.select([period > 0, period == 0], ["settled", "unsettled"], "diverged")
     return Basins(label, status, tuple(attractors))
 
 
 def _settle(step, u, num_steps, max_period, tol, start):
     return simulate.settle(step, start, u, num_steps=num_steps, max_period=max_period, tol=tol)
+
+
+@jit
+def _growth(step, orbit, period, u):
+    """The largest |multiplier| of the cycle that the first states of an orbit are."""
+    eye = jnp.eye(orbit.shape[1], dtype=orbit.dtype)
+    product = jax.lax.fori_loop(0, period, lambda i, product: jacobians.jacobian(step, orbit[i], u) @ product, eye)
+    return jnp.abs(jnp.linalg.eigvals(product)).max()
 
 
 def _starts(starts):
@@ -126,10 +143,11 @@ def boundary(
 ) -> Boundary:
     r"""The stable manifold of a saddle of a planar map, which parts two basins of attraction. Runs on the host.
 
-    A stretch of the saddle's stable eigenvector, a millionth of its surroundings long, is followed backwards: Newton's
-    method solves F(y) = x along it, with the exact Jacobian, and again along what that gives. Errors across the
-    manifold shrink at every preimage by the unstable multiplier, so what is drawn is right to about 1e-12, whatever
-    its length. Where two points lie farther apart than `spacing`, points between them are traced from the beginning.
+    A stretch of the saddle's stable eigenvector, ε^0.45 of the box's length along it, 1e-7 in float64, is followed
+    backwards: Newton's method solves F(y) = x along it, with the exact Jacobian, and again along what that gives.
+    Errors across the manifold shrink at every preimage by the unstable multiplier, so what is drawn is right to about
+    1e-12 of the box, whatever its length. Where two points lie farther apart than `spacing`, points between them are
+    traced from the beginning.
 
     Args:
         step: The map, `(x, u) -> x`. For a field, the map of its flow over a fixed time.
@@ -144,7 +162,8 @@ def boundary(
 
     Raises:
         ValueError: a saddle or a box of the wrong shape, a box without inside, a saddle that is not a fixed point or
-            has other multipliers, or one multiplier 0; a spacing that is not positive; max_points below 100.
+            has other multipliers, or one multiplier 0; a spacing that is not positive; max_points below 100;
+            traced arguments.
 
     Example:
         >>> hyperbola = lambda x, u: jnp.array([0.5 * x[0], 2 * x[1] + x[0] ** 2])  # on it y = -(4/7) x²
@@ -156,14 +175,17 @@ def boundary(
         England, Krauskopf, Osinga (2004), Computing one-dimensional stable manifolds and stable sets of planar maps
         without the inverse; Hobson (1993), An efficient method for computing invariant manifolds of planar maps.
     """
+    on_host("boundary", step=step, saddle=saddle, u=u, box=box, spacing=spacing)
     saddle, box = _check.floats("saddle", saddle, 2), _check.floats("box", box, 2, 2)
     _check.within("box", box, "have a lowest below its highest", lambda box: box[:, 0] < box[:, 1])
     _check.positive("spacing", spacing)
     _check.count("max_points", max_points, least=100)
     saddle = _check.next_state(step, saddle, u)
     values, vectors = np.linalg.eig(np.asarray(jacobians.jacobian(step, saddle, u)))
+    # All lengths are measured in a power of two near the box's size, which changes no digit of them.
+    unit = np.asarray(2.0 ** round(math.log2(np.ptp(box, axis=1).max())), saddle.dtype)
     gap = float(np.abs(step(saddle, u) - saddle).max())
-    if gap > float(jnp.finfo(saddle.dtype).eps) ** 0.5 * (1 + float(jnp.abs(saddle).max())):
+    if gap > float(jnp.finfo(saddle.dtype).eps) ** 0.5 * float(unit + np.abs(saddle).max()):
         raise ValueError(f"saddle must be a fixed point; the map moves it by {gap:.1e}")
     order = np.argsort(np.abs(values))
     weak, strong = complex(values[order[0]]), complex(values[order[1]])
@@ -175,12 +197,16 @@ def boundary(
         raise ValueError(f"box must hold the saddle {np.asarray(saddle)}; got {np.asarray(box).tolist()}")
     twice = bool(weak.real < 0)  # points jump from side to side: every second step stays
     direction, rate = np.real(vectors[:, order[0]]), abs(weak.real) ** -(1.0 + twice)
-    start = 1e-6 * (1 + np.abs(np.asarray(saddle)).max()) * direction
-    found = [
-        _branch(step, u, twice, np.asarray(saddle), side * start, rate, np.asarray(box), float(spacing), max_points)
-        for side in (1, -1)
-    ]
-    return Boundary((found[0][0], found[1][0]), (found[0][1], found[1][1]))
+    centre, ends, gap = np.asarray(saddle) / unit, np.asarray(box) / unit, float(spacing / unit)
+    across = (np.ptp(ends, axis=1) / np.maximum(np.abs(direction), 1e-30)).min()
+    start = min(float(jnp.finfo(saddle.dtype).eps) ** 0.45 * across, gap) * direction
+    step = equinox.Partial(_in_units, step, jnp.asarray(unit))
+    found = [_branch(step, u, twice, centre, side * start, rate, ends, gap, max_points) for side in (1, -1)]
+    return Boundary((unit * found[0][0], unit * found[1][0]), (found[0][1], found[1][1]))
+
+
+def _in_units(step, unit, x, u):
+    return step(unit * x, u) / unit
 
 
 # Along a branch every point is the preimage of the one a generation earlier: y_{k} = F⁻¹(y_{k-m}), with the first

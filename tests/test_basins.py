@@ -23,6 +23,11 @@ def flipped(x, u):
     return jnp.array([-0.5 * x[0], 2 * x[1] + x[0] ** 2])
 
 
+def tiny(x, u):
+    """The flipped one, a million times smaller."""
+    return 1e-6 * flipped(1e6 * x, u)
+
+
 @pytest.fixture(scope="module")
 def module():
     network = bistable_module(0.4)
@@ -52,6 +57,13 @@ def test_a_cycle_is_one_attractor_wherever_on_it_an_orbit_ends():
     assert "periods: 2" in repr(found)
 
 
+def test_a_start_on_a_repelling_point_has_no_attractor():  # of x², 0 attracts and 1, of multiplier 2, repels
+    found = basins.basins(lambda x, u: x**2, jnp.array([[2.0], [0.5], [1.0]]))
+    assert found.label.tolist() == [-1, 0, -1]
+    assert found.status.tolist() == ["diverged", "settled", "on a repeller"]
+    assert [points.tolist() for points in found.attractors] == [[[0.0]]]
+
+
 def test_chaos_and_divergence_are_said():
     found = basins.basins(Henon(), jnp.array([[0.1, 0.1], [5.0, 5.0]]), num_steps=500)
     assert found.status.tolist() == ["unsettled", "diverged"]
@@ -59,17 +71,19 @@ def test_chaos_and_divergence_are_said():
     assert found.attractors == ()
 
 
-def test_the_stable_manifold_is_the_closed_forms_and_as_dense_as_asked():
-    for step in (skewed, flipped):
-        found = basins.boundary(step, jnp.zeros(2), box=jnp.array([[-3.0, 3.0], [-9.0, 9.0]]), spacing=0.02)
-        assert found.ended == ("left the box", "left the box")
-        for branch, side in zip(found.branches, np.sign([b[1, 0] for b in found.branches]), strict=True):
-            # the first stretch is off by (1e-6)² 4/7, doubled never: across the manifold errors halve
-            np.testing.assert_allclose(branch[:, 1], -4 / 7 * branch[:, 0] ** 2, rtol=0, atol=1e-11)
-            assert (np.diff(side * branch[:, 0]) > 0).all()
-            assert abs(branch[-1, 0]) > 3
-            inside = np.abs(branch[:-1, 0]) < 3
-            assert np.linalg.norm(np.diff(branch, axis=0), axis=1)[inside].max() <= 0.02
+@pytest.mark.parametrize(("step", "size"), [(skewed, 1.0), (flipped, 1.0), (tiny, 1e-6)])
+def test_the_stable_manifold_is_the_closed_forms_and_as_dense_as_asked(step, size):
+    box = size * jnp.array([[-3.0, 3.0], [-9.0, 9.0]])
+    found = basins.boundary(step, jnp.zeros(2), box=box, spacing=0.02 * size)
+    assert found.ended == ("left the box", "left the box")
+    for branch, side in zip(found.branches, np.sign([b[1, 0] for b in found.branches]), strict=True):
+        branch = branch / size
+        # the first stretch is up to four times 6e-7 long, and off by 4/7 (24e-7)² = 3e-12; across it errors halve
+        np.testing.assert_allclose(branch[:, 1], -4 / 7 * branch[:, 0] ** 2, rtol=0, atol=1e-11)
+        assert (np.diff(side * branch[:, 0]) > 0).all()
+        assert abs(branch[-1, 0]) > 3
+        inside = np.abs(branch[:-1, 0]) < 3
+        assert np.linalg.norm(np.diff(branch, axis=0), axis=1)[inside].max() <= 0.02
 
 
 def test_orbits_on_the_boundary_reach_the_saddle(module):
@@ -114,6 +128,7 @@ def test_the_boundary_ends_where_the_map_folds_the_plane():
         (lambda: basins.basins(skewed, jnp.zeros((1, 2)), max_period=0), "max_period.*0"),
         (lambda: basins.basins(skewed, jnp.zeros((1, 2)), num_steps=-1), "num_steps.*-1"),
         (lambda: basins.basins(skewed, jnp.zeros((1, 2)), tol=0.0), "tol must be positive"),
+        (lambda: jax.jit(lambda x: basins.basins(skewed, x).label)(jnp.zeros((1, 2))), "known numbers, as basins runs"),
         (lambda: basins.boundary(skewed, jnp.zeros(3), box=BOX, spacing=0.1), r"saddle.*\(2,\)"),
         (lambda: basins.boundary(skewed, jnp.zeros(2), box=BOX[:, ::-1], spacing=0.1), "lowest below its highest"),
         (lambda: basins.boundary(skewed, jnp.zeros(2), box=BOX, spacing=0.0), "spacing must be positive"),

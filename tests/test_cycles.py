@@ -189,7 +189,8 @@ def test_single_precision_and_inputs_are_kept():
         ({"seed": -1}, "seed must be a whole number, at least 0"),
         ({"max_steps": 0}, "max_steps must be a whole number, at least 1"),
         ({"tol": 0.0}, "tol must be positive"),
-        ({"unique_tol": np.nan}, "unique_tol must be positive"),
+        ({"unique_tol": np.nan}, "unique_tol must be finite"),
+        ({"tol": [1e-3]}, r"tol must be a float array of shape \(\)"),
         ({"step": lambda x, u: jnp.zeros(3)}, "step must map"),
     ],
 )

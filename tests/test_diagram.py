@@ -4,13 +4,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy
 
 from rnn_dynamics import activations
-from rnn_dynamics.bifurcation import Iterate, diagram
+from rnn_dynamics.bifurcation import Diagram, Iterate, diagram
+from rnn_dynamics.continuation import Event
 from rnn_dynamics.models import PascanuRNN
 from rnn_dynamics.models.reference import Logistic, bistable_module
 from tests import reference
-from tests.families import HENON, Circuit, doya, planar_family, scalar_family
+from tests.families import HENON, Circuit, doya, planar_family, scalar_family, unit
 
 
 def neuron(w, p_span, starts):
@@ -75,8 +77,74 @@ def test_a_bubble_of_two_cycles_opens_and_closes_at_doyas_flips():
     assert found.periods == (1, 2)
     flips = [b for b, _ in reference.PASCANU_FLIPS[-6.0]]
     np.testing.assert_allclose(parameters(found, "PD"), sorted(flips), rtol=0, atol=1e-10)
-    np.testing.assert_allclose([found.branches[1].p.min(), found.branches[1].p.max()], sorted(flips), atol=1e-6)
-    assert found.branches[1].stable[1:-1].all()
+    two = found.branches[1]
+    assert len(set(np.sign(np.diff(two.p)))) == 1  # from the one to the other
+    assert two.ended == ("flip", "flip")
+    np.testing.assert_allclose(np.sort(two.p[[0, -1]]), sorted(flips), rtol=0, atol=1e-10)
+    assert two.stable[1:-1].all()
+
+
+def test_a_fold_of_two_cycles_is_there_once_whatever_their_phase():
+    # x' = -p x + b x² + c x³. On a 2-cycle x, y with s = x + y the difference of its equations gives
+    # x y = q - p/c, q = s² + (b s + 1)/c; their sum is linear in p. The flip is at s = 0, and p(s) has a maximum.
+    b, c, s = 1.0, -0.3, np.linspace(0.7, 0.9, 200_001)
+    q = s**2 + (b * s + 1) / c
+    fold = ((b * s**2 + c * s**3 - (2 * b + 3 * c * s) * q - s) / (s - (2 * b + 3 * c * s) / c)).max()
+    terms = {(1, 1): -1.0, (2, 0): b, (3, 0): c}
+    found = diagram(scalar_family, (0.5, 1.5), jnp.zeros((1, 1)), u=unit(terms), num_doublings=1)
+    two = found.branches[1]
+    # the grid, 1e-6 wide, misses the maximum by some 1e-12
+    assert [event.kind for event in two.events].count("LP") == 1
+    np.testing.assert_allclose(parameters(found, "LP"), fold, rtol=0, atol=1e-10)
+    assert (two.p == two.p.max()).sum() == 1
+    assert "flip" in two.ended
+
+
+@pytest.mark.parametrize(("size", "width"), [(1e-6, 1.0), (1.0, 1e-8), (1e6, 1e8)])
+def test_a_diagram_is_the_same_in_other_units(size, width):
+    # x' = x + (p/w - 1)(p/w - 2) x - x³/s²: where the product is positive, arms x = ± s √ of it
+    terms = {(1, 0): 3.0, (1, 1): -3 / width, (1, 2): width**-2, (3, 0): -(size**-2)}
+    found = diagram(scalar_family, (0.5 * width, 2.4 * width), jnp.zeros((1, 1)), u=unit(terms), num_doublings=0)
+    np.testing.assert_allclose(parameters(found, "BP") / width, [1, 2], rtol=0, atol=1e-9)
+    assert len(found.branches) == 3
+    for arm in found.branches[1:]:
+        p = arm.p / width
+        # the defect, below 100 ε of a unit, moves x² by twice that over x: near a branch point by its root
+        np.testing.assert_allclose((arm.x[:, 0] / size) ** 2, (p - 1) * (p - 2), rtol=0, atol=1e-9)
+        assert np.ptp(np.sign(arm.x[:, 0])) == 2
+
+
+def test_a_diagram_in_float32_stays_there():
+    def family(p):
+        return lambda x, u: jax.nn.sigmoid(5 * x + p).astype(jnp.float32)
+
+    found = diagram(family, (-3.0, -2.0), jnp.array([[0.0], [1.0]], jnp.float32))
+    assert found.periods == (1,)
+    # an event's residual is at most ε^0.65 = 3e-5, and a fold's slope in p is σ' = 1/5
+    folds = sorted(b for b, _ in reference.DOYA_FOLDS[5.0])
+    np.testing.assert_allclose(parameters(found, "LP"), folds, rtol=0, atol=1.5e-4)
+    assert {each.dtype for each in (found.branches[0].x, found.orbits[0])} == {np.dtype(np.float32)}
+
+
+def test_all_arms_of_a_ring_of_three_are_found_where_two_multipliers_are_1():
+    def ring(p):
+        return lambda x, u: jnp.tanh(p * (x - 0.3 * (jnp.roll(x, 1) + jnp.roll(x, -1))))
+
+    found = diagram(ring, (0.5, 1.5), jnp.zeros((1, 3)), num_values=3)
+    np.testing.assert_allclose(parameters(found, "BP"), 1 / 1.3, rtol=0, atol=1e-9)
+    ends = np.concatenate([branch.x[branch.p == 1.5] for branch in found.branches])
+    # (a, -a, 0) with a = tanh(1.95 a), and another kind: the symmetries make six of each
+    a = float(scipy.optimize.brentq(lambda a: np.tanh(1.95 * a) - a, 0.5, 1.0))
+    images = [sign * np.roll(x, turn) for x in ends for turn in range(3) for sign in (1, -1)]
+    gaps = [np.abs(ends - image).max(axis=1).min() for image in [np.array([a, -a, 0.0]), *images]]
+    assert len(ends) == 13
+    assert max(gaps) < 1e-12
+    assert min(np.sort(np.abs(ends - x).max(axis=1))[1] for x in ends) > 0.1  # no two are one
+
+
+def test_a_special_point_that_did_not_converge_has_a_question_mark():
+    fold = Event("LP", 0.5, np.zeros(1), np.ones(1, complex), 1.0, False)
+    assert "LP 0.5?" in repr(Diagram((), (), (), (fold,), np.zeros(1), np.zeros(1, bool)))
 
 
 def test_henons_points_fold_flip_and_escape_at_infinity():
@@ -125,9 +193,17 @@ def test_the_iterate_has_the_product_of_the_jacobians():
         ({"num_values": 1}, "num_values.*1"),
         ({"num_doublings": -1}, "num_doublings.*-1"),
         ({"time": "later"}, "time.*'later'"),
+        ({"starts": jnp.zeros((0, 1))}, "starts must hold at least one"),
+        ({"family": lambda p: p * jnp.ones(1)}, "family must return a map"),
     ],
 )
 def test_misuse_is_named(change, message):
     arguments = {"p_span": (0.0, 1.0), "starts": jnp.zeros((1, 1))} | change
     with pytest.raises(ValueError, match=message):
-        diagram(Logistic, arguments.pop("p_span"), arguments.pop("starts"), **arguments)
+        diagram(arguments.pop("family", Logistic), arguments.pop("p_span"), arguments.pop("starts"), **arguments)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_inside_jit_it_says_that_it_runs_on_the_host():
+    with pytest.raises(ValueError, match="starts must be known numbers, as diagram runs on the host"):
+        jax.jit(lambda x: diagram(Logistic, (0.0, 1.0), x).values)(jnp.zeros((1, 1)))

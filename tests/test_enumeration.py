@@ -143,6 +143,7 @@ def test_pasemanns_modules_have_one_and_three_fixed_points():
         (np.diag([1.0, 2.0, 1.0]), [0.0, 0.0, 0.0], activations.tanh, 0),
         ([[0.0, -1.0], [1.0, 0.0]], [0.0, 0.0], activations.identity, 1),  # a rotation has one
         ([[1.0, 0.0], [0.0, 1.0]], [0.0, 0.0], activations.identity, 0),  # all states
+        (np.eye(2) - 2.0**27, [0.0, 0.0], activations.identity, 0),  # a line of them, and large numbers
     ],
 )
 def test_a_bifurcation_point_is_left_undecided_and_nothing_else_is(w, b, activation, elsewhere):

@@ -9,7 +9,7 @@ import pytest
 import scipy.optimize
 
 from rnn_dynamics import fixed_points
-from rnn_dynamics.fixed_points import FixedPoints, find, newton, results, solve
+from rnn_dynamics.fixed_points import FixedPoints, cycles, find, newton, results, slow_points, solve, starts_from
 from rnn_dynamics.models.doya import DoyaNeuron
 from rnn_dynamics.models.reference import Henon, Linear, Logistic, bistable_module, chaotic_module
 from tests import reference
@@ -728,7 +728,9 @@ def test_a_map_that_is_a_pytree_is_compiled_once_for_all_its_parameters():
         ({"solver": "powell"}, "solver must be one of 'newton', 'hybr'"),
         ({"time": "sometimes"}, "time must be one of 'discrete', 'continuous'"),
         ({"tol": 0.0}, "tol must be positive"),
-        ({"tol": np.nan}, "tol must be positive"),
+        ({"tol": np.nan}, "tol must be finite"),
+        ({"tol": "small"}, "tol must be an array of numbers"),
+        ({"tol": [1e-3]}, r"tol must be a float array of shape \(\)"),
         ({"unique_tol": -1.0}, "unique_tol must be positive"),
         ({"max_steps": 0}, "max_steps must be a whole number, at least 1"),
         ({"max_steps": 2.5}, "max_steps must be a whole number"),
@@ -755,12 +757,30 @@ def test_find_refuses_wrong_arguments(changed, message):
         ({"method": "newton"}, "method must be one of 'hybr'"),
         ({"time": "sometimes"}, "time must be one of"),
         ({"tol": -1e-3}, "tol must be positive"),
+        ({"tol": "small"}, "tol must be an array of numbers"),
     ],
 )
 def test_solve_refuses_wrong_arguments(changed, message):
     arguments = {"x0": jnp.zeros(1)} | changed
     with pytest.raises(ValueError, match=message):
         solve(lambda x, u: jnp.cos(x), arguments.pop("x0"), **arguments)
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(
+    ("name", "search"),
+    [
+        ("starts", lambda x: find(jnp.cos, x)),
+        ("starts", lambda x: slow_points(jnp.cos, x)),
+        ("starts", lambda x: cycles(jnp.cos, x, 2)),
+        ("x0", lambda x: solve(jnp.cos, x[0])),
+        ("trajectory", lambda x: starts_from(x, 2, seed=0)),
+        ("step and starts and u", lambda _: find(jnp.cos, np.zeros((1, 1)))),  # no tracer, but what it makes would be
+    ],
+)
+def test_inside_jit_a_search_says_that_it_runs_on_the_host(name, search):
+    with pytest.raises(ValueError, match=f"{name} must be known numbers, as .* runs on the host"):
+        jax.jit(search)(jnp.zeros((1, 1)))
 
 
 def test_every_public_name_is_there_and_listed_in_order():

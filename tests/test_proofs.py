@@ -110,6 +110,7 @@ def test_published_fixed_points_are_certified(b, epsilon):
         (bistable_module(reference.BISTABLE_MODULE["folds"][0][0]), [-1.48011111649246, 5.9262]),
         (lambda x, u: x, [0.3]),
         (ElmanRNN(jnp.eye(2), None, jnp.zeros(2), activations.identity), [0.3, 0.2]),
+        (ElmanRNN(jnp.eye(2) - 2.0**27, None, jnp.zeros(2)), [0.0, 0.0]),  # I - W is 2²⁷ of a singular matrix
     ],
 )
 def test_a_multiple_root_is_never_certified(step, x):
@@ -138,6 +139,17 @@ def test_where_no_fixed_point_is_near_none_is_certified(step, x, word):
     if certificate.status == "certified":  # then one is there, but only so near
         assert certificate.radius >= 5e-4
     assert word in certificate.reason
+
+
+@pytest.mark.parametrize("function", [jax.nn.softplus, lambda x: -jax.nn.log_sigmoid(-x)])
+def test_asking_whether_a_number_is_nan_is_no_branch(function):  # as JAX does in both, by x != x
+    b = np.log(0.75)  # x = log(1 + e^{x + b}) at x = -log(1 - e^b) = log 4
+    certificate = certify(lambda x, u: function(x + b), jnp.array([np.log(4.0)]))
+    with mpmath.workdps(40):
+        error = abs(-mpmath.log(1 - mpmath.exp(mpmath.mpf(float(b)))) - mpmath.mpf(float(np.log(4.0))))
+        assert error <= certificate.radius < 1e-14
+    assert certify(lambda x, u: function(x + b), jnp.array([1.5])).radius >= 1.5 - np.log(4.0)
+    assert "branches" in certify(lambda x, u: jnp.where(x != u, x / 2, 0.3), jnp.zeros(1), jnp.zeros(1)).reason
 
 
 def test_a_declared_derivative_proves_nothing():  # x' = x²/2 + ½ has a double root at 1, whatever JAX is told

@@ -70,9 +70,11 @@ def test_chaos_has_no_period_and_divergence_no_exponent():
         ({"num_transient": -1}, "num_transient.*-1"),
         ({"max_period": 0}, "max_period.*0"),
         ({"tol": -1.0}, "tol must be positive"),
+        ({"family": lambda p, q: p * jnp.ones(1)}, "family must return a map"),
     ],
 )
 def test_misuse_is_named(change, message):
-    arguments = {"ps": jnp.ones(1), "qs": jnp.ones(1), "starts": STARTS} | change
+    arguments = {"family": doya, "ps": jnp.ones(1), "qs": jnp.ones(1), "starts": STARTS} | change
+    positional = [arguments.pop(name) for name in ("family", "ps", "qs", "starts")]
     with pytest.raises(ValueError, match=message):
-        regimes(doya, arguments.pop("ps"), arguments.pop("qs"), arguments.pop("starts"), **arguments)
+        regimes(*positional, **arguments)

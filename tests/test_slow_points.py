@@ -200,7 +200,8 @@ def test_in_single_precision_the_ghost_is_there_too():
         ({"time": "sometimes"}, "time must be one of"),
         ({"max_steps": 0}, "max_steps must be a whole number, at least 1"),
         ({"tol": 0.0}, "tol must be positive"),
-        ({"unique_tol": np.nan}, "unique_tol must be positive"),
+        ({"unique_tol": np.nan}, "unique_tol must be finite"),
+        ({"tol": np.full(2, 1e-3)}, r"tol must be a float array of shape \(\)"),
         ({"step": lambda x, u: jnp.zeros(3)}, "step must map"),
     ],
 )

@@ -12,28 +12,33 @@ import equinox
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, PyTree
+from jaxtyping import Array, Bool, Float, PyTree
 
 from rnn_dynamics import _check, continuation, fixed_points, jacobians
-from rnn_dynamics._compile import jit
+from rnn_dynamics.bifurcation.iterates import InUnits, orbits, reach
 from rnn_dynamics.continuation import Branch, Event
 from rnn_dynamics.fixed_points.canonical import canonical
+from rnn_dynamics.fixed_points.results import on_host
 
-__all__ = ["Diagram", "Iterate", "diagram"]
+__all__ = ["Diagram", "diagram"]
 
 _PROVABLE = 8
 """Units of the largest network whose fixed points are enumerated: some milliseconds at each parameter."""
 _BESIDE = (1e-3, 1e-2, 3e-2)
 """How far beside a junction to look for what begins there, as parts of the span."""
-_ASIDE = (1e-3, 1e-2, 0.1, 0.5)
-"""And how far off the branch, in units of the state's size."""
+_ASIDE = (1e-3, 1e-2, 0.1, 0.5, 2.0)
+"""And how far off the branch, in units of the state."""
 
 
 class Diagram(equinox.Module):
-    """Branches of fixed points and of cycles over a parameter, with the special points on them."""
+    """Branches of fixed points and of cycles over a parameter, with the special points on them.
+
+    It is printed with a question mark after each special point that did not converge: "LP 0.5?".
+    """
 
     branches: tuple[Branch, ...]
-    """A cycle of period q is a fixed point of the q-th iterate: multipliers and stability are those of that."""
+    """A cycle of period q is a fixed point of the q-th iterate: multipliers and stability are those of that. Where its
+    period halves, the branch ends, and `ended` says "flip"."""
     periods: tuple[int, ...]
     """The least period on each branch; 1 for fixed points."""
     orbits: tuple[Float[np.ndarray, "_ _ n"], ...]
@@ -47,35 +52,9 @@ class Diagram(equinox.Module):
 
     def __repr__(self) -> str:
         counts = ", ".join(f"{self.periods.count(q)} of period {q}" for q in sorted(set(self.periods)))
-        special = ", ".join(f"{event.kind} {float(event.p):.6g}" for event in self.events) or "none"
+        special = ", ".join(map(str, self.events)) or "none"
         proved = f"fixed points proved complete at {int(self.proved.sum())} of {len(self.values)} values"
         return f"Diagram({counts or 'no branch'}; special points: {special}; {proved})"
-
-
-class Iterate(equinox.Module):
-    """The map that takes `period` steps of another one, with its Jacobian.
-
-    Example:
-        >>> Iterate(lambda x, u: 2 * x, 3)(jnp.ones(1))
-        Array([8.], dtype=float64)
-    """
-
-    step: Callable
-    period: int | Int[Array, ""]
-    """As an array it is an argument of a compiled function, which then serves every period."""
-
-    def __call__(self, x: Float[Array, " n"], u: PyTree = None) -> Float[Array, " n"]:
-        """The state after `period` steps."""
-        return jax.lax.fori_loop(0, self.period, lambda _, x: self.step(x, u), x)
-
-    def jacobian(self, x: Float[Array, " n"], u: PyTree = None) -> Float[Array, "n n"]:
-        """The product of the Jacobians along them."""
-
-        def advance(_, carry):
-            x, product = carry
-            return self.step(x, u), jacobians.jacobian(self.step, x, u) @ product
-
-        return jax.lax.fori_loop(0, self.period, advance, (x, jnp.eye(len(x), dtype=x.dtype)))[1]
 
 
 def diagram(
@@ -94,8 +73,11 @@ def diagram(
 
     At `num_values` parameters fixed points are sought from all starts, and, for a model that `fixed_points.enumerate`
     knows and is small enough for, proved; each that lies on no branch yet is followed both ways. Beside every branch
-    point, and beside every flip for cycles of twice the period, points are sought along the critical eigenvector and
+    point, and beside every flip for cycles of twice the period, points are sought along the critical eigenvectors and
     followed in turn. What is stable is drawn by what its multipliers say, not by what orbits reach. Runs on the host.
+
+    The unit of length, for steps and tolerances, is where the system leaves its linearisation, or its fixed points'
+    size if that is larger: a system that is the same in other units of the state has the same diagram.
 
     Args:
         family: `p -> map` or `p -> field`. One compilation serves all calls with a family that is an
@@ -114,7 +96,7 @@ def diagram(
         anything beyond the starts in a network too large for `enumerate`.
 
     Raises:
-        ValueError: as `continuation.trace` and `fixed_points.find`.
+        ValueError: as `continuation.trace` and `fixed_points.find`; a family that returns no map.
 
     Example:
         >>> from rnn_dynamics.models.reference import Logistic
@@ -127,65 +109,93 @@ def diagram(
     References:
         Doedel, Keller, Kernevez (1991), Numerical analysis and control of bifurcation problems.
     """
+    on_host("diagram", family=family, p_span=p_span, starts=starts, u=u)
     starts = _check.floats("starts", starts, "s", "n")
     _check.option("time", time, ("discrete", "continuous"))
     _check.count("num_values", num_values, least=2)
     _check.count("num_doublings", num_doublings)
     low, high = map(float, _check.span("p_span", p_span))
+    if starts.size == 0:
+        raise ValueError(f"starts must hold at least one start of at least one unit; got shape {starts.shape}")
+    if not callable(step := family(jnp.asarray(low, starts.dtype))):
+        raise ValueError(f"family must return a map (x, u) -> x; it returned {type(step).__name__}")
+    starts = starts.astype(_check.next_state(step, starts[0], u, name="family(p)").dtype)
     search = _Search(family, (low, high), u, time, {"max_points": max_points, "max_step": max_step}, starts)
     values = np.linspace(low, high, num_values)
+    search.choose_unit(values)
     proved = np.array([search.look_at(p) for p in values])
     search.follow_junctions(num_doublings if time == "discrete" else 0)
     return search.result(values, proved)
 
 
 class _Search:
-    """The branches found so far, and the questions asked of them while more are found."""
+    """The branches found so far, and the questions asked of them while more are found; all in units of the state."""
 
     def __init__(self, family, span, u, time, options, starts):
-        self.family, self.span, self.u, self.time, self.options, self.starts = family, span, u, time, options, starts
+        self.family, self.span, self.u, self.time, self.options = family, span, u, time, options
+        self.width, self.starts, self.dtype = span[1] - span[0], np.asarray(starts), starts.dtype
+        self.unit, self.critical = 1.0, 1.0 if time == "discrete" else 0.0
         self.found: list[tuple[Branch, int]] = []
 
+    def choose_unit(self, values):
+        """Sets the unit of the state, by what is seen from the starts."""
+        found = [x[np.isfinite(x).all(axis=1)] for x in (self.fixed(p, 1, self.starts) for p in values)]
+        ps, xs = np.repeat(values, [len(x) for x in found]), np.concatenate(found)
+        if not len(xs):
+            ps, xs = np.repeat(values, len(self.starts)), np.tile(self.starts, (len(values), 1))
+        lengths = self.at_all(reach, ps, xs, self.time)
+        lengths = lengths[np.isfinite(lengths)]
+        length = max(np.median(lengths) if len(lengths) else 0.0, np.median(np.abs(xs).max(axis=1)))
+        self.unit = 2.0 ** round(np.log2(length)) if length > 0 else 1.0  # a power of two changes no digit
+        self.starts = self.starts / self.dtype.type(self.unit)
+
+    def families(self, period):
+        return InUnits(self.family, jnp.asarray(self.unit, self.dtype), None if period == 1 else jnp.asarray(period))
+
     def iterate(self, p, period):
-        step = _At(self.family, jnp.asarray(p, self.starts.dtype))
-        return step if period == 1 else Iterate(step, jnp.asarray(period))
+        return self.families(period)(jnp.asarray(p, self.dtype))
+
+    def level(self, level):
+        """A tolerance: this, or what rounding leaves of a position next to a fold."""
+        return max(level, 10 * float(jnp.finfo(self.dtype).eps) ** 0.5)
 
     def fixed(self, p, period, starts):
         """Where the starts lead at p: an array (s, n), NaN where a search did not converge."""
-        padded = np.resize(np.asarray(starts), (max(8, 1 << (len(starts) - 1).bit_length()), np.shape(starts)[1]))
+        padded = np.resize(
+            np.asarray(starts, self.dtype), (max(8, 1 << (len(starts) - 1).bit_length()), np.shape(starts)[1])
+        )
         points = fixed_points.find(self.iterate(p, period), jax.device_put(padded), self.u, time=self.time)
-        x = np.append(np.asarray(points.x), np.full((1, padded.shape[1]), np.nan), axis=0)
+        x = np.append(np.asarray(points.x), np.full((1, padded.shape[1]), np.nan, self.dtype), axis=0)
         return x[points.reached[: len(starts)]]
 
-    def on_branch(self, branch, period, p):
-        """The points of a branch at p: each crossing of its polyline, corrected."""
-        before, after = branch.p[:-1] - p, branch.p[1:] - p
-        at = np.flatnonzero((before * after <= 0) & (before != after))
-        if not len(at):
-            return np.empty((0, branch.x.shape[1]))
-        part = (before[at] / (before[at] - after[at]))[:, None]
-        guesses = (1 - part) * branch.x[at] + part * branch.x[at + 1]
-        corrected = self.fixed(p, period, guesses)
-        length = np.linalg.norm(branch.x[at + 1] - branch.x[at], axis=1) + 1e-6 * (1 + np.abs(guesses).max(1))
-        near = np.linalg.norm(corrected - guesses, axis=1) <= length
-        return np.where(near[:, None], corrected, guesses)
-
     def known(self, x, period, p):
-        """Whether x, or another point of its cycle, is on a branch already."""
-        cycle = self.cycles([p], x[None], period)[0]
-        for branch, q in self.found:
-            if q == period:
-                gap = np.abs(self.on_branch(branch, period, p)[:, None] - cycle).max(axis=2)
-                if gap.size and gap.min() <= 1e-5 * (1 + np.abs(x).max()):
+        """Whether x, or another point of its cycle, is on a branch already: on its polyline's crossings, corrected."""
+        cycle, tol = self.cycles([p], x[None], period)[0], self.level(1e-5) * (1 + np.abs(x).max())
+        for branch in (branch for branch, q in self.found if q == period):
+            before, after = branch.p[:-1] - p, branch.p[1:] - p
+            at = np.flatnonzero((before * after <= 0) & (before != after))
+            part = (before[at] / (before[at] - after[at]))[:, None]
+            guesses = (1 - part) * branch.x[at] + part * branch.x[at + 1]
+            length = np.linalg.norm(branch.x[at + 1] - branch.x[at], axis=1) + 0.1 * tol
+            near = (np.linalg.norm(guesses[:, None] - cycle, axis=2).min(axis=1) <= length + len(x) * tol).nonzero()
+            if len(near[0]):
+                corrected = self.fixed(p, period, guesses[near])
+                moved = np.linalg.norm(corrected - guesses[near], axis=1) <= length[near]
+                points = np.where(moved[:, None], corrected, guesses[near])
+                if np.abs(points[:, None] - cycle).max(axis=2).min() <= tol:
                     return True
         return False
 
+    def at_all(self, function, ps, xs, *options):
+        """`function` of the family at each p and x."""
+        filling = (1 << (len(ps) - 1).bit_length()) - len(ps)  # to a power of two: few shapes to compile
+        all_ps = jax.device_put(np.pad(np.asarray(ps, self.dtype), (0, filling), mode="edge"))
+        all_xs = jax.device_put(np.pad(np.asarray(xs, self.dtype), ((0, filling), (0, 0)), mode="edge"))
+        return np.asarray(function(self.families(1), all_ps, all_xs, self.u, *options))[: len(ps)]
+
     def cycles(self, ps, xs, period):
         """The orbit of each x at its p, `period` states long."""
-        filling = (1 << (len(ps) - 1).bit_length()) - len(ps)  # to a power of two: few shapes to compile
-        all_ps = jax.device_put(np.pad(np.asarray(ps), (0, filling), mode="edge"))
-        all_xs = jax.device_put(np.pad(np.asarray(xs), ((0, filling), (0, 0)), mode="edge"))
-        return np.asarray(_orbits(self.family, all_ps, all_xs, self.u, period))[: len(ps)]
+        return self.at_all(orbits, ps, xs, period)
 
     def ahead(self, ps, xs, period):
         """F^(q/2)(x) - x: zero where a point taken for one of period q has half of it."""
@@ -193,12 +203,12 @@ class _Search:
 
     def add(self, x, period, p):
         """Follows the branch of x, unless it is known."""
-        shorter = period > 1 and np.abs(self.ahead([p], x[None], period)).max() <= 1e-5 * (1 + np.abs(x).max())
+        tol = self.level(1e-5) * (1 + np.abs(x).max())
+        shorter = period > 1 and np.abs(self.ahead([p], x[None], period)).max() <= tol
         if shorter or self.known(x, period, p):
             return
-        family = self.family if period == 1 else _IteratedFamily(self.family, jnp.asarray(period))
         branch = continuation.trace(
-            family, jnp.asarray(x), p, p_span=self.span, u=self.u, time=self.time, **self.options
+            self.families(period), jnp.asarray(x), p, p_span=self.span, u=self.u, time=self.time, **self.options
         )
         if branch.start == "converged":
             self.found.append((branch, period))
@@ -207,66 +217,84 @@ class _Search:
         """Adds the branches of all fixed points found at p; whether they are proved to be all."""
         found = self.fixed(p, 1, self.starts)
         small = found.shape[1] <= _PROVABLE
-        proof = _enumerated(self.family(p), self.u, self.time) if small else None
+        proof = _enumerated(self.family(jnp.asarray(p, self.dtype)), self.u, self.time) if small else None
         if proof is not None:
-            found = np.concatenate([np.asarray(proof.x), found])
-        for x in _distinct(found):
+            found = np.concatenate([(np.asarray(proof.x) / self.unit).astype(self.dtype), found])
+        for x in self.distinct(found):
             self.add(x, 1, p)
         return proof is not None and proof.complete
 
     def follow_junctions(self, num_doublings):
         """Looks beside branch points and flips, also of the branches that are found on the way."""
-        done = 0
+        done, seen = 0, []
         while done < len(self.found):
             branch, period = self.found[done]
             for event in self.of_period(branch, period):
+                if not self.is_new(event, period, seen):
+                    continue
                 if event.kind == "BP":
-                    self.switch(event, period, period, 1.0)
+                    self.switch(event, period, period, self.critical)
                 elif event.kind == "PD" and period < 2**num_doublings:
                     self.switch(event, period, 2 * period, -1.0)
             done += 1
 
-    def switch(self, event, period, new_period, multiplier):
-        """Adds the branches of `new_period` that begin at an event, found along its critical eigenvector."""
-        p0, x0 = float(event.p), np.asarray(event.x)
-        critical = multiplier if self.time == "discrete" else 0.0
+    def switch(self, event, period, new_period, critical):
+        """Adds the branches of `new_period` that begin at an event, found along its critical eigenvectors."""
+        p0, x0 = event.p, event.x
         jacobian = np.asarray(jacobians.jacobian(self.iterate(p0, period), jnp.asarray(x0), self.u))
-        direction = np.linalg.svd(jacobian - critical * np.eye(len(x0)))[2][-1]
-        size = max(1.0, np.abs(x0).max())
-        starts = np.array([x0 + side * aside * size * direction for aside in _ASIDE for side in (1, -1)])
+        _, sizes, right = np.linalg.svd(jacobian - critical * np.eye(len(x0)))
+        null = right[-max(1, (sizes <= self.level(1e-4) * max(1, sizes[0])).sum()) :]
+        directions = itertools.product(_fan(null, self.distinct), _ASIDE, (1, -1))
+        starts = np.array([x0 + side * aside * direction for direction, aside, side in directions], self.dtype)
         for beside, side in itertools.product(_BESIDE, (1, -1)):
-            p = p0 + side * beside * (self.span[1] - self.span[0])
+            p = p0 + side * beside * self.width
             if self.span[0] <= p <= self.span[1]:
-                for x in _distinct(self.fixed(p, new_period, starts)):
+                for x in self.distinct(self.fixed(p, new_period, starts)):
                     self.add(x, new_period, p)
+
+    def distinct(self, points):
+        """The rows that are finite, each once."""
+        kept: list[np.ndarray] = []
+        for x in points[np.isfinite(points).all(axis=1)]:
+            if not any(np.abs(x - other).max() <= self.level(1e-6) * (1 + np.abs(x).max()) for other in kept):
+                kept.append(x)
+        return kept
 
     def of_period(self, branch, period):
         """Those of a branch's special points that are not where its cycles shrink to ones of half the period."""
         events = branch.events
         if period == 1 or not events:
             return events
-        ps, xs = np.array([float(event.p) for event in events]), np.stack([np.asarray(event.x) for event in events])
-        apart = np.abs(self.ahead(ps, xs, period)).max(axis=1) > 1e-3 * (1 + np.abs(xs).max(axis=1))
-        return tuple(itertools.compress(events, apart))
+        ps, xs = (np.array([getattr(event, name) for event in events]) for name in "px")
+        tols = [self.level(1e-3 * self.blur(event)) for event in events] * (1 + np.abs(xs).max(axis=1))
+        return tuple(itertools.compress(events, np.abs(self.ahead(ps, xs, period)).max(axis=1) > tols))
+
+    def blur(self, event):
+        """How many times less exact an event is than a simple one: Newton's method is slow where two coincide."""
+        off = np.sort(np.abs(event.multipliers - (-1.0 if event.kind == "PD" else self.critical)))
+        return 300 if not event.converged or (len(off) > 1 and off[1] <= self.level(1e-4)) else 1
 
     def result(self, values, proved):
-        flips = [event for branch, _ in self.found for event in branch.events if event.kind == "PD"]
-        pieces = [(branch if q == 1 else self.one_phase(branch, q, flips), q) for branch, q in self.found]
-        pieces = [(self.with_events(piece, q), q) for piece, q in pieces]
-        events: list[tuple[Event, int]] = []
-        for event, q in ((event, q) for piece, q in pieces for event in piece.events):
-            if not any(q == other_q and self.same(event, other, q) for other, other_q in events):
-                events.append((event, q))
+        pieces = [(self.with_events(branch if q == 1 else self.one_phase(branch, q), q), q) for branch, q in self.found]
+        events = self.each_once((event, q) for piece, q in pieces for event in piece.events)
         return Diagram(
-            tuple(piece for piece, _ in pieces),
+            tuple(self.in_own_units(piece) for piece, _ in pieces),
             tuple(q for _, q in pieces),
-            tuple(self.cycles(piece.p, piece.x, q) for piece, q in pieces),
-            tuple(sorted((event for event, _ in events), key=lambda event: float(event.p))),
+            tuple(self.unit * self.cycles(piece.p, piece.x, q) for piece, q in pieces),
+            tuple(map(self.event_in_own_units, sorted(events, key=lambda event: event.p))),
             values,
             proved,
         )
 
-    def one_phase(self, branch, period, flips):
+    def event_in_own_units(self, event):
+        """In units of the state itself; of the residual, some of whose equations have no unit, a bound."""
+        return dataclasses.replace(event, x=self.unit * event.x, residual=max(1.0, self.unit) * event.residual)
+
+    def in_own_units(self, branch):
+        fields = {name: self.unit * getattr(branch, name) for name in ("x", "residual", "start_residual")}
+        return dataclasses.replace(branch, events=tuple(map(self.event_in_own_units, branch.events)), **fields)
+
+    def one_phase(self, branch, period):
         """A branch of cycles from flip to flip: beyond a flip it repeats itself at another phase.
 
         There F^(q/2)(x) - x passes through 0 and turns round.
@@ -280,65 +308,56 @@ class _Search:
         longest = np.argmax(np.diff(edges))
         start, end = edges[longest], edges[longest + 1]
         rows = {name: field[order[start:end]] for name, field in _rows(branch).items()}
-        for at, cut in ((0, closed or start > 0), (end - start, closed or end < len(branch))):
-            if cut and flips:  # up to the flip itself
-                p, x = (rows[name][-1 if at else 0] for name in ("p", "x"))
-                nearest = min(flips, key=lambda flip: np.abs(flip.x - x).max() + abs(float(flip.p) - p))
-                rows = _inserted(rows, at, nearest, np.asarray(nearest.multipliers) ** 2, self.time)
-        events = self.of_period(branch, period)
-        return dataclasses.replace(branch, events=events, **rows)
+        flips = [event for other, q in self.found if 2 * q == period for event in other.events if event.kind == "PD"]
+        cut = closed or start > 0, closed or end < len(branch)
+        for side in np.flatnonzero(cut) if flips else ():  # up to the flip itself
+            p, x = (rows[name][-side] for name in ("p", "x"))
+            phases = [self.cycles([flip.p], flip.x[None], period)[0] for flip in flips]
+            off = np.array([flip.p - p for flip in flips]) / self.width
+            gaps = np.abs(x - np.array(phases)).max(axis=2) + np.abs(off)[:, None]
+            nearest, phase = np.unravel_index(np.argmin(gaps), gaps.shape)
+            flip = dataclasses.replace(flips[nearest], x=phases[nearest][phase])
+            rows = _inserted(rows, side * len(rows["p"]), flip, np.asarray(flip.multipliers) ** 2, self.time)
+        ended = tuple("flip" if at_flip else word for at_flip, word in zip(cut, branch.ended, strict=True))
+        events = self.each_once((event, period) for event in self.of_period(branch, period))
+        return dataclasses.replace(branch, events=events, ended=ended, **rows)
 
     def with_events(self, branch, period):
         """The branch with its special points among its rows, each at the phase and in the segment nearest to it."""
-        rows, width, size = _rows(branch), np.ptp(branch.p), 1 + np.abs(branch.x).max()
+        rows, placed = _rows(branch), []
         for event in branch.events:
-            before = np.column_stack([rows["p"] / width, rows["x"] / size])
+            before = np.column_stack([rows["p"] / self.width, rows["x"]]).astype(float)
             along = np.diff(before, axis=0)
-            phases = self.cycles([float(event.p)], np.asarray(event.x)[None], period)[0]
-            points = np.column_stack([np.full(period, float(event.p) / width), phases / size])[:, None]
+            phases = self.cycles([event.p], event.x[None], period)[0]
+            points = np.column_stack([np.full(period, event.p / self.width), phases])[:, None]
             part = ((points - before[:-1]) * along).sum(2) / np.maximum((along**2).sum(1), 1e-300)
             gap = np.linalg.norm(before[:-1] + np.clip(part, 0, 1)[..., None] * along - points, axis=2)
             phase, segment = np.unravel_index(np.argmin(gap), gap.shape)
-            event = dataclasses.replace(event, x=phases[phase])
-            rows = _inserted(rows, int(segment) + 1, event, np.asarray(event.multipliers), self.time)
-        return dataclasses.replace(branch, **rows)
+            placed.append((segment + part[phase, segment], dataclasses.replace(event, x=phases[phase])))
+        placed.sort(key=lambda pair: -pair[0])  # the last first: an insertion moves only what comes after it
+        for place, event in placed:
+            rows = _inserted(rows, int(place) + 1, event, np.asarray(event.multipliers), self.time)
+        return dataclasses.replace(branch, events=tuple(event for _, event in reversed(placed)), **rows)
+
+    def each_once(self, pairs):
+        """The events of pairs (event, period), one of each."""
+        seen: list[tuple[Event, int]] = []
+        return tuple(event for event, q in pairs if self.is_new(event, q, seen))
+
+    def is_new(self, event, period, seen):
+        """Whether an event is none of those seen, perhaps at another phase; then it is seen."""
+        if any(q == period and self.same(event, other, q) for other, q in seen):
+            return False
+        seen.append((event, period))
+        return True
 
     def same(self, event, other, period):
-        """Whether two special points of cycles are one, perhaps at another phase."""
-        if event.kind != other.kind or abs(float(event.p) - float(other.p)) > 1e-7 * (1 + abs(float(event.p))):
+        blur = self.blur(event)
+        if event.kind != other.kind or abs(event.p - other.p) > self.level(blur**1.5 * 1e-7) * self.width:
             return False
-        phases = self.cycles([float(event.p)], np.asarray(event.x)[None], period)[0]
-        return bool(np.abs(phases - np.asarray(other.x)).max(axis=1).min() <= 1e-4 * (1 + np.abs(phases).max()))
-
-
-@jit
-def _orbits(family, ps, xs, u, period):
-    def orbit(p, x):
-        step = family(p)
-        return jax.lax.scan(lambda x, _: (step(x, u), x), x, length=period)[1]
-
-    return jax.vmap(orbit)(ps, xs)
-
-
-class _At(equinox.Module):
-    """A family's map at one parameter, which is an argument where the map that the family returns may be a closure."""
-
-    family: Callable
-    p: Float[Array, ""]
-
-    def __call__(self, x, u=None):
-        return self.family(self.p)(x, u)
-
-    def jacobian(self, x, u=None):
-        return jacobians.jacobian(self.family(self.p), x, u)
-
-
-class _IteratedFamily(equinox.Module):
-    family: Callable
-    period: Int[Array, ""]
-
-    def __call__(self, p):
-        return Iterate(self.family(p), self.period)
+        phases = self.cycles([event.p], event.x[None], period)[0]
+        gap = np.abs(phases - other.x).max(axis=1).min()
+        return bool(gap <= self.level(blur * 1e-4) * (1 + np.abs(phases).max()))
 
 
 def _rows(branch):
@@ -349,7 +368,7 @@ def _inserted(rows, at, event, multipliers, time):
     """The rows with a special point before row `at`, as stable as what follows if nothing is past the border."""
     beyond = (np.abs(multipliers) - 1 if time == "discrete" else np.real(multipliers)).max()
     stable = bool(rows["stable"][min(at, len(rows["stable"]) - 1)]) and beyond < 1e-6
-    new = float(event.p), event.x, multipliers, stable, float(event.residual)
+    new = event.p, event.x, multipliers, stable, event.residual
     return {name: np.insert(rows[name], at, value, axis=0) for name, value in zip(rows, new, strict=True)}
 
 
@@ -359,10 +378,16 @@ def _enumerated(step, u, time):
     return None if system is None or system.time != time else fixed_points.enumerate(step, u)
 
 
-def _distinct(points):
-    """The rows that are finite, each once."""
-    kept: list[np.ndarray] = []
-    for x in points[np.isfinite(points).all(axis=1)]:
-        if not any(np.abs(x - other).max() <= 1e-6 * (1 + np.abs(x).max()) for other in kept):
-            kept.append(x)
-    return kept
+def _fan(null, distinct):
+    """Directions of length 1 in the space that orthonormal rows span.
+
+    Where it is a plane or more, as in symmetric networks, they are the shadows of sums and differences of units, which
+    no choice of basis changes: on such lines lie the branches that keep a part of the symmetry.
+    """
+    if len(null) == 1:
+        return null
+    n = null.shape[1]
+    signs = itertools.product((-1, 0, 1), repeat=n) if n <= 5 else np.random.default_rng(0).integers(-1, 2, (128, n))
+    shadows = np.concatenate([np.eye(n), np.array([*signs])]) @ null.T @ null
+    lengths = np.linalg.norm(shadows, axis=1, keepdims=True)
+    return distinct(shadows / np.where(lengths > 1e-6, lengths, np.nan))

@@ -59,7 +59,7 @@ def regimes(
 
     Raises:
         ValueError: ps, qs or starts are not finite float arrays of the shapes above, counts that are too small, a
-            tolerance that is not positive, a map that changes the shape of the state.
+            tolerance that is not positive, a family that returns no map, a map that changes the shape of the state.
 
     Example:
         >>> from rnn_dynamics.models import DoyaNeuron
@@ -86,6 +86,8 @@ def regimes(
 
 def _at_one(family, starts, u, num_transient, num_steps, max_period, tol, point):
     step = family(*point)
+    if not callable(step):
+        raise ValueError(f"family must return a map (x, u) -> x; it returned {type(step).__name__}")
 
     def follow(x):
         x = simulate.final_state(lambda x, _: step(x, u), x, num_steps=num_transient)

@@ -3,6 +3,7 @@
 Row 6 of the layer table: above `intervals`. Next: `proofs`, `enumeration`.
 """
 
+import contextlib
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -174,10 +175,12 @@ def operator(system: Canonical, slope: np.ndarray) -> Operator:
     """The operator that is best where the slopes are these."""
     eye = np.eye(len(system.c.mid))
     matrix = eye - system.w.mid * slope[..., None, :]
-    try:
-        c = np.linalg.inv(matrix)
-    except np.linalg.LinAlgError:  # one of them is singular, exactly; any C will do
-        c = np.linalg.inv(matrix + 1e-9 * np.random.default_rng(0).standard_normal(matrix.shape))
+    noise = np.random.default_rng(0).standard_normal(matrix.shape)
+    c = np.broadcast_to(eye, matrix.shape)  # any C will do: this one is regular, and needs nothing to be inverted
+    for size in (0.0, 1e-9):  # noise where one of them is singular, exactly
+        with contextlib.suppress(np.linalg.LinAlgError):
+            c = np.linalg.inv(matrix + size * np.abs(matrix).max((-2, -1), keepdims=True) * noise)
+            break
     cw = product(Ball.point(c), system.w)
     scaled = cw.mid * slope[..., None, :]
     rounding = 4 * EPS * (eye + np.abs(c) + np.abs(scaled))

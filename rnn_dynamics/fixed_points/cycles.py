@@ -21,6 +21,7 @@ from rnn_dynamics.fixed_points.results import (
     far_from,
     kinds,
     merge,
+    on_host,
     verdict,
 )
 
@@ -80,7 +81,8 @@ def cycles(
 
     Raises:
         ValueError: starts are not a finite float array (s, n) with s, n ≥ 1, a period or max_steps below 1, negative
-            restarts or seed, a tolerance that is not positive, or a step that changes the shape of the state.
+            restarts or seed, a tolerance that is not positive, a step that changes the shape of the state, or traced
+            arguments.
 
     Example:
         >>> two = cycles(lambda x, u: 3.2 * x * (1 - x), jnp.linspace(0.1, 0.9, 5)[:, None], 2)
@@ -91,6 +93,7 @@ def cycles(
         Ascher, Mattheij, Russell (1995), sections 4.3 and 7.1, for multiple shooting and why it is stable; Wright
         (1992), for the elimination; Eisenmann et al. (2023), for piecewise linear networks.
     """
+    on_host("cycles", step=step, starts=starts, u=u)
     starts = _check.floats("starts", starts, "s", "n")
     if starts.size == 0:
         raise ValueError(f"starts must hold at least one start of at least one unit; got shape {starts.shape}")
@@ -98,8 +101,8 @@ def cycles(
         _check.count(name, value, least=least)
     _check.count("max_steps", max_steps, least=1)
     for name, value in (("tol", tol), ("unique_tol", unique_tol)):
-        if value is not None and not value > 0:
-            raise ValueError(f"{name} must be positive; got {value}")
+        if value is not None:
+            _check.positive(name, value)
     guesses = np.asarray(_orbits(step, starts, u, period))
     guesses = np.concatenate([guesses, _shuffled(guesses, restarts, seed)])
     num_unknowns = period * starts.shape[1]

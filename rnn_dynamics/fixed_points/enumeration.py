@@ -106,8 +106,7 @@ def enumerate(  # noqa: A001
     """
     max_boxes = _check.count("max_boxes", max_boxes, least=1)
     period = _check.count("period", period, least=1)
-    if not all(map(_check.known, jax.tree.leaves((network, u)))):
-        raise ValueError("network and u must be known numbers, as enumerate runs on the host; got traced ones")
+    results.on_host("enumerate", network=network, u=u)
     system = canonical(network, u)
     if system is None:
         activation = getattr(network, "activation", None)

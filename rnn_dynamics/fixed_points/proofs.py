@@ -15,7 +15,7 @@ from rnn_dynamics import _check
 from rnn_dynamics.fixed_points import rigorous
 from rnn_dynamics.fixed_points.canonical import Canonical, canonical, inclusion
 from rnn_dynamics.fixed_points.intervals import EPS, upper
-from rnn_dynamics.fixed_points.results import defect
+from rnn_dynamics.fixed_points.results import defect, on_host
 
 __all__ = ["Certificate", "certify"]
 
@@ -87,10 +87,9 @@ def certify(
         Kantorovich (1948); Krawczyk (1969); Rump (2010), Verification methods, Acta Numerica 19, section 13; Johansson
         (2017), Arb, IEEE Trans. Computers 66.
     """
+    on_host("certify", step=step, x=x, u=u)
     x = _check.state("x", x)
     _check.option("time", time, ("discrete", "continuous"))
-    if not all(map(_check.known, jax.tree.leaves((step, x, u)))):
-        raise ValueError("step, x and u must be known numbers, as certify runs on the host; got traced ones")
     x = _check.next_state(step, x, u)
     system = canonical(step, u)
     with np.errstate(all="ignore"):

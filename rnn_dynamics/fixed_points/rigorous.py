@@ -101,6 +101,9 @@ def _apply(equation, operands):
     if name == "integer_pow":
         power = params["y"]
         return [_unary(lambda x: x**power, lambda x, _: power * x ** (power - 1), operands[0])]
+    if name == "clamp":
+        low, x, high = operands
+        return [_binary(_BINARY["min"], _binary(_BINARY["max"], x, low), high)]
     if name in _UNARY:
         function, derivative = _UNARY[name]
         return [_unary(function, derivative, operands[0])]
@@ -163,8 +166,12 @@ def _move(equation, operands):
 
 
 def _compare(name, a, b):
+    holds, fails = _COMPARISONS[name]
+    same = a is b  # one variable, as in x != x, which is how JAX asks whether x is NaN
+
     def one(a, b):
-        holds, fails = _COMPARISONS[name]
+        if same and a.is_finite():
+            return name in ("eq", "ge", "le")
         if holds(a, b):
             return True
         if fails(a, b):

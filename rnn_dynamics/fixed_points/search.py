@@ -75,7 +75,7 @@ def find(
 
     Raises:
         ValueError: starts are not a finite float array (s, n) with s, n ≥ 1, an unknown solver or time, a tolerance
-            that is not positive, max_steps below 1, or a step that changes the shape of the state.
+            that is not positive, max_steps below 1, a step that changes the shape of the state, or traced arguments.
 
     Example:
         >>> points = find(lambda x, u: jnp.tanh(2 * x), jnp.array([[-1.0], [0.1], [1.0]]))
@@ -85,6 +85,7 @@ def find(
     References:
         Sussillo and Barak (2013), Opening the black box, for fixed points as the skeleton of a network's dynamics.
     """
+    results.on_host("find", step=step, starts=starts, u=u)
     starts = _check.floats("starts", starts, "s", "n")
     if starts.size == 0:
         raise ValueError(f"starts must hold at least one start of at least one unit; got shape {starts.shape}")
@@ -92,8 +93,8 @@ def find(
     _check.option("time", time, ("discrete", "continuous"))
     _check.count("max_steps", max_steps, least=1)
     for name, value in (("tol", tol), ("unique_tol", unique_tol)):
-        if value is not None and not value > 0:
-            raise ValueError(f"{name} must be positive; got {value}")
+        if value is not None:
+            _check.positive(name, value)
     if solver == "newton":
         x, residual, code = _by_newton(step, starts, u, time, tol, max_steps)
     else:
@@ -127,7 +128,8 @@ def solve(
         is a word, as in `find`, and `solver_message` what SciPy said.
 
     Raises:
-        ValueError: x0 is not a finite float array (n,), an unknown method or time, a tol that is not positive.
+        ValueError: x0 is not a finite float array (n,), an unknown method or time, a tol that is not positive, or
+            traced arguments.
 
     Example:
         >>> solve(lambda x, u: jnp.cos(x), jnp.array([1.0])).x.round(9)
@@ -136,11 +138,12 @@ def solve(
     References:
         Moré, Garbow, Hillstrom (1980), MINPACK, for "hybr" and "lm".
     """
+    results.on_host("solve", step=step, x0=x0, u=u)
     x0 = _check.state("x0", x0)
     _check.option("method", method, _METHODS)
     _check.option("time", time, ("discrete", "continuous"))
-    if tol is not None and not tol > 0:
-        raise ValueError(f"tol must be positive; got {tol}")
+    if tol is not None:
+        _check.positive("tol", tol)
     result = _root(step, x0, u, method, time, tol)
     result.status = str(STATUS[result.pop("code")])
     return result
@@ -162,7 +165,7 @@ def starts_from(trajectory: Float[Array, "S n"], num: int, *, noise: float = 0.0
 
     Raises:
         ValueError: trajectory is not a finite float array (T+1, n) with T ≥ 0 and n ≥ 1, num below 1, noise negative
-            or not finite, a seed that is not a whole number from 0 on.
+            or not finite, a seed that is not a whole number from 0 on, or traced arguments.
 
     Example:
         >>> starts_from(jnp.array([[0.0, 1.0]]), 2, seed=0)
@@ -172,6 +175,7 @@ def starts_from(trajectory: Float[Array, "S n"], num: int, *, noise: float = 0.0
     References:
         Sussillo and Barak (2013), who start from states that the network visits.
     """
+    results.on_host("starts_from", trajectory=trajectory)
     trajectory = _check.floats("trajectory", trajectory, "S", "n")
     if trajectory.size == 0:
         raise ValueError(f"trajectory must hold at least one state of at least one unit; got shape {trajectory.shape}")

@@ -31,6 +31,7 @@ from rnn_dynamics.fixed_points.results import (
     far_from,
     kinds,
     merge,
+    on_host,
     size,
 )
 
@@ -110,14 +111,15 @@ def slow_points(
     References:
         Sussillo and Barak (2013), Opening the black box, section 2; Strogatz (1994), section 4.3, for ghosts.
     """
+    on_host("slow_points", step=step, starts=starts, u=u)
     starts = _check.floats("starts", starts, "s", "n")
     if starts.size == 0:
         raise ValueError(f"starts must hold at least one start of at least one unit; got shape {starts.shape}")
     _check.option("time", time, ("discrete", "continuous"))
     _check.count("max_steps", max_steps, least=1)
     for name, value in (("tol", tol), ("unique_tol", unique_tol)):
-        if value is not None and not value > 0:
-            raise ValueError(f"{name} must be positive; got {value}")
+        if value is not None:
+            _check.positive(name, value)
     found = lanes(_descend, starts.shape[1], step, starts, u, time, tol, max_steps)
     x, speed, residual, gradient, code = (np.array(each) for each in found)
     code = np.where(np.abs(x).max(1) > 1 / np.finfo(x.dtype).eps, DIVERGED, code)
