@@ -348,13 +348,13 @@ def test_three_special_points_within_one_step_are_all_found():
 def test_many_curves_at_once_are_the_curves_one_by_one():
     weights = [5.0, 8.0, 4.0]
     inputs = jax.tree.map(lambda *leaves: np.stack(leaves), *map(doya, weights))
-    together = jax.vmap(lambda u: scalar(u, 0.01, -8.0, (-8.0, 0.0)))(inputs)
+    together = jax.tree.map(np.asarray, jax.vmap(lambda u: scalar(u, 0.01, -8.0, (-8.0, 0.0)))(inputs))
     for lane, w in enumerate(weights):
         alone = scalar(doya(w), 0.01, -8.0, (-8.0, 0.0))
         rows = ~np.isnan(together.p[lane])
         assert rows.sum() == len(alone)
         np.testing.assert_allclose(together.x[lane][rows], alone.x, rtol=0, atol=1e-12)
-        found = np.asarray(together.events.kind[lane]) >= 0
+        found = together.events.kind[lane] >= 0
         np.testing.assert_allclose(together.events.p[lane][found], [e.p for e in alone.events], rtol=0, atol=1e-14)
 
 
@@ -450,11 +450,11 @@ def test_bordered_systems_and_their_adjoints_are_solved_with_one_factorisation(s
     matrix, right, left = (
         generator.standard_normal(shape) + 1j * generator.standard_normal(shape) for shape in ((size, size), size, size)
     )
-    x, y, w = jax.jit(linear.solve_both)(matrix, [right, 2j * right], left)
+    x, y, w = map(np.asarray, jax.jit(linear.solve_both)(matrix, [right, 2j * right], left))
     tol = 100 * size * EPS * np.linalg.cond(matrix)  # elimination with partial pivoting: Higham (2002), chapter 9
     np.testing.assert_allclose(matrix @ x, right, rtol=0, atol=tol * np.abs(right).max())
     np.testing.assert_allclose(y, 2j * x, rtol=0, atol=tol * np.abs(x).max())
     np.testing.assert_allclose(matrix.conj().T @ w, left, rtol=0, atol=tol * np.abs(left).max())
-    solution, sign = jax.jit(linear.solve_with_sign)(matrix.real, right.real)
+    solution, sign = map(np.asarray, jax.jit(linear.solve_with_sign)(matrix.real, right.real))
     np.testing.assert_allclose(matrix.real @ solution, right.real, rtol=0, atol=tol * np.abs(right).max())
     assert sign == np.linalg.slogdet(matrix.real)[0]

@@ -1,5 +1,7 @@
 """Beer's continuous-time network: its equation, its equilibria, and the published oscillator."""
 
+import equinox
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -30,7 +32,7 @@ def test_its_velocity_is_its_equation():
 
 def test_its_equilibria_are_the_fixed_points_of_pascanus_network():
     network = PascanuRNN(W, None, jnp.asarray(THETA))
-    x = fixed_points.find(network, Y[None] + THETA).x[0]
+    x = fixed_points.find(network, jnp.asarray(np.asarray(Y)[None] + THETA)).x[0]
     # fixed to 100 ε in each of two terms below 10
     np.testing.assert_allclose(CTRNN(W, THETA, TAU)(x - THETA), 0, atol=1000 * EPS)
 
@@ -38,16 +40,21 @@ def test_its_equilibria_are_the_fixed_points_of_pascanus_network():
 def test_one_neuron_is_doyas_in_continuous_time():
     # y = w x - and its velocity w times Doya's: τ = 1, θ = b
     neuron, doya, x = CTRNN(jnp.array([[5.0]]), jnp.array([-2.4]), 1.0), DoyaNeuron(5.0, -2.4), jnp.array([0.3])
-    np.testing.assert_allclose(neuron(5.0 * x), 5.0 * doya.velocity(x), rtol=0, atol=16 * EPS * 5)
+    came, expected = jax.jit(lambda x: (neuron(5.0 * x), 5.0 * doya.velocity(x)))(x)
+    np.testing.assert_allclose(came, expected, rtol=0, atol=16 * EPS * 5)
+
+
+@equinox.filter_jit
+def at_its_centre(network):
+    return network(-network.theta), network.jacobian(-network.theta)
 
 
 @pytest.mark.parametrize("c", [0.75, 1.0, 2.0])
 def test_the_oscillators_centre_is_an_equilibrium_with_its_closed_form_eigenvalues(c):
-    network = oscillator(c)
-    centre = -network.theta
-    np.testing.assert_allclose(network(centre), 0, atol=8 * EPS)
+    velocity, jacobian = at_its_centre(oscillator(c))
+    np.testing.assert_allclose(velocity, 0, atol=8 * EPS)
     # W/4 - I = [[1/8, c/4], [-c/4, 1/8]]
-    values = np.linalg.eigvals(network.jacobian(centre))
+    values = np.linalg.eigvals(jacobian)
     np.testing.assert_allclose(sorted(values.imag), [-c / 4, c / 4], rtol=0, atol=16 * EPS)
     np.testing.assert_allclose(values.real, 1 / 8, rtol=0, atol=16 * EPS)
 
@@ -55,7 +62,7 @@ def test_the_oscillators_centre_is_an_equilibrium_with_its_closed_form_eigenvalu
 def test_the_oscillators_cycle_has_its_published_period_and_range():
     start = jnp.array(reference.OSCILLATOR["crossing"])
     period = reference.OSCILLATOR["period"]
-    xs = flows.integrate(oscillator(), start, jnp.linspace(0.0, period, 2001))
+    xs = np.asarray(flows.integrate(oscillator(), start, jnp.asarray(np.linspace(0.0, period, 2001))))
     # the period is given to 1e-7, the crossing to 1e-8, and the cycle attracts; its speed is below 1
     np.testing.assert_allclose(xs[-1], start, rtol=0, atol=3e-7)
     for i, name in enumerate(("y1", "y2")):

@@ -63,7 +63,7 @@ def power(x, factors):
 
 
 def powers(linear, quadratic):
-    return jnp.tile(jnp.array([linear, quadratic]), (30, 1))
+    return np.tile([linear, quadratic], (30, 1))
 
 
 def test_a_gradient_that_is_exactly_zero_has_vanished():
@@ -116,7 +116,7 @@ def test_a_network_of_another_kind_is_not_judged_by_its_weights():
 
 
 def test_a_relu_network_has_no_bound_missing_and_a_step_function_none():
-    network = ElmanRNN(0.5 * jnp.eye(3), None, jnp.ones(3), relu)
+    network = ElmanRNN(0.5 * np.eye(3), None, np.ones(3), relu)
     found = diagnosis.report(network, jnp.ones(3), None, first, num_steps=500)
     assert float(found.bounds.rate) == pytest.approx(0.5, rel=1e-12)
     assert found.rate == pytest.approx(math.log(0.5), abs=1e-12)
@@ -137,10 +137,10 @@ def test_it_prints_as_a_short_table_that_starts_with_the_verdict():
         ({"num_steps": 0}, "at least one step.*0"),
         ({"num_steps": None}, "inputs or num_steps"),
         ({"loss": jnp.sin}, r"loss must return a float scalar.*\(2,\)"),
-        ({"inputs": jnp.ones((3, 1)), "num_steps": 4}, "4 steps long.*3"),
+        ({"inputs": np.ones((3, 1)), "num_steps": 4}, "4 steps long.*3"),
     ],
 )
 def test_misuse_is_named(options, message):
     arguments = {"inputs": None, "loss": first, "num_steps": 5} | options
     with pytest.raises(ValueError, match=message):
-        diagnosis.report(lambda x, u: x, jnp.ones(2), **arguments)
+        diagnosis.report(lambda x, u: x, np.ones(2), **arguments)

@@ -176,7 +176,7 @@ def test_misuse_names_the_argument(tmp_path, stem):
         files.save(tmp_path / "a", [np.zeros(1)], {})
     with pytest.raises(ValueError, match="settings must be a dictionary; got str"):
         files.save(tmp_path / "a", {}, "b = 1")
-    with pytest.raises(ValueError, match="path must name a file; got '.*/'"):
+    with pytest.raises(ValueError, match=r"path must name a file; got '.*/'"):
         files.save(f"{tmp_path}/", {}, {})
     with pytest.raises(ValueError, match="seed must be a whole number"):
         files.save(tmp_path / "a", {}, {}, seed=-1)

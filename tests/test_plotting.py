@@ -59,7 +59,7 @@ def test_a_bound_is_a_straight_line_in_decades_even_if_it_is_zero(ax):
 
 
 def report(rate, saturated=None):
-    log_norms = jnp.arange(11.0) * -rate + 2.0
+    log_norms = jnp.asarray(np.arange(11.0) * -rate + 2.0)
     return Report(log_norms, rate, rate, 0.1, saturated, None, "vanishing", "vanishing: " + "for a long reason " * 20)
 
 

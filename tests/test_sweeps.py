@@ -22,7 +22,7 @@ def square_and_more(point):
 
 def whole_points(num_points):
     counts = np.arange(num_points)
-    return {"x": jnp.array(counts, float), "matrix": jnp.array(counts[:, None, None] % 3 + np.eye(2)), "k": counts}
+    return {"x": counts.astype(float), "matrix": counts[:, None, None] % 3 + np.eye(2), "k": counts}
 
 
 @pytest.mark.parametrize("num_points", [1, 6, 7])
@@ -57,7 +57,7 @@ def test_at_most_a_chunk_of_points_run_side_by_side_and_all_chunks_are_equal(num
         sizes.append(axis_size)
         return x, in_batched[0]
 
-    np.testing.assert_array_equal(sweep(identity, jnp.arange(num_points), chunk=chunk), np.arange(num_points))
+    np.testing.assert_array_equal(sweep(identity, np.arange(num_points), chunk=chunk), np.arange(num_points))
     assert set(sizes) == side_by_side
 
 
@@ -79,7 +79,7 @@ def test_a_model_is_a_function_whose_weights_may_change_without_compiling_again(
     num_traces = 0
 
     def network(gain):
-        return PascanuRNN(gain * jnp.eye(2), None, jnp.ones(2))
+        return PascanuRNN(gain * np.eye(2), None, np.ones(2))
 
     class Counting(PascanuRNN):
         def __call__(self, x, u=None):
@@ -106,12 +106,12 @@ def test_float32_stays_float32():
 
 
 def test_it_works_inside_jit_vmap_and_grad():
-    a = jnp.linspace(0.1, 0.9, 7)
+    a = np.linspace(0.1, 0.9, 7)
 
     def total(scale):
         return sweep(lambda point: scale * point**2, a, chunk=3).sum()
 
-    exact = float((a**2).sum())
+    exact = (a**2).sum()
     for value in (jax.jit(total)(2.0), jax.vmap(total)(jnp.array([2.0]))[0], 2 * jax.grad(total)(1.0)):
         assert value == pytest.approx(2 * exact, rel=10 * EPS)  # a sum of 7 products
 
