@@ -91,7 +91,7 @@ def test_a_fold_of_two_cycles_is_there_once_whatever_their_phase():
     q = s**2 + (b * s + 1) / c
     fold = ((b * s**2 + c * s**3 - (2 * b + 3 * c * s) * q - s) / (s - (2 * b + 3 * c * s) / c)).max()
     terms = {(1, 1): -1.0, (2, 0): b, (3, 0): c}
-    found = diagram(scalar_family, (0.5, 1.5), jnp.zeros((1, 1)), u=unit(terms), num_doublings=1)
+    found = diagram(scalar_family, (0.5, 1.5), jnp.zeros((1, 1)), u=unit(terms), num_doublings=1, max_points=801)
     two = found.branches[1]
     # the grid, 1e-6 wide, misses the maximum by some 1e-12
     assert [event.kind for event in two.events].count("LP") == 1
@@ -104,7 +104,8 @@ def test_a_fold_of_two_cycles_is_there_once_whatever_their_phase():
 def test_a_diagram_is_the_same_in_other_units(size, width):
     # x' = x + (p/w - 1)(p/w - 2) x - x³/s²: where the product is positive, arms x = ± s √ of it
     terms = {(1, 0): 3.0, (1, 1): -3 / width, (1, 2): width**-2, (3, 0): -(size**-2)}
-    found = diagram(scalar_family, (0.5 * width, 2.4 * width), jnp.zeros((1, 1)), u=unit(terms), num_doublings=0)
+    options = {"u": unit(terms), "num_doublings": 0, "max_points": 801}
+    found = diagram(scalar_family, (0.5 * width, 2.4 * width), jnp.zeros((1, 1)), **options)
     np.testing.assert_allclose(parameters(found, "BP") / width, [1, 2], rtol=0, atol=1e-9)
     assert len(found.branches) == 3
     for arm in found.branches[1:]:

@@ -146,14 +146,19 @@ class _Search:
         lengths = self.at_all(reach, ps, xs, self.time)
         lengths = lengths[np.isfinite(lengths)]
         length = max(np.median(lengths) if len(lengths) else 0.0, np.median(np.abs(xs).max(axis=1)))
-        self.unit = 2.0 ** round(np.log2(length)) if length > 0 else 1.0  # a power of two changes no digit
+        if length > 0 and not 1 / 32 <= length <= 32:
+            self.unit = 2.0 ** round(np.log2(length))  # a power of two changes no digit
         self.starts = self.starts / self.dtype.type(self.unit)
 
-    def families(self, period):
+    def in_units(self, period):
         return InUnits(self.family, jnp.asarray(self.unit, self.dtype), None if period == 1 else jnp.asarray(period))
 
+    def families(self, period):
+        """As they come where they may, so that what `trace` has compiled for them serves here too."""
+        return self.family if self.unit == period == 1 else self.in_units(period)
+
     def iterate(self, p, period):
-        return self.families(period)(jnp.asarray(p, self.dtype))
+        return self.in_units(period)(jnp.asarray(p, self.dtype))
 
     def level(self, level):
         """A tolerance: this, or what rounding leaves of a position next to a fold."""
