@@ -151,7 +151,7 @@ def follow_in_units(
     curve, none = jnp.zeros((num, len(y0)), y0.dtype), jnp.zeros((), int)
     blank = Path(curve, curve, curve[:, 0], jnp.zeros(num, bool), none, none, jnp.zeros(2, int))
     carry = jnp.zeros((), int), weights, blank, jnp.asarray(True)
-    _, weights, path, _ = jax.lax.while_loop(lambda carry: carry[-1], again, carry)
+    _, weights, path, _ = jax.lax.while_loop(lambda carry: any_lane(carry[-1]), again, carry)
     return path, weights
 
 
