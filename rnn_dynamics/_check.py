@@ -18,6 +18,7 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 __all__ = [
+    "at_least_single",
     "count",
     "finite",
     "first_state",
@@ -30,9 +31,11 @@ __all__ = [
     "next_state",
     "number",
     "numbers",
+    "on_host",
     "option",
     "positive",
     "span",
+    "starts",
     "state",
     "trajectory",
     "within",
@@ -54,6 +57,14 @@ def finite(name: str, value: Any) -> None:
     if known(value) and not np.isfinite(value).all():
         bad = int(np.sum(~np.isfinite(value)))
         raise ValueError(f"{name} must be finite; got {bad} NaN or infinite of {jnp.size(value)} values")
+
+
+def on_host(name: str, **arguments: PyTree) -> None:
+    """Raises if function `name`, which runs on the host, is called in a caller's `jit`, or on traced arguments."""
+    traced = [key for key, value in arguments.items() if not all(map(known, jax.tree.leaves(value)))]
+    if traced or not known(jnp.zeros(())):
+        which = " and ".join(traced or arguments)
+        raise ValueError(f"{which} must be known numbers, as {name} runs on the host; got traced ones")
 
 
 def floats(name: str, value: Any, *shape: int | str, check_finite: bool = True) -> Float[Array, "..."]:
@@ -116,6 +127,20 @@ def state(name: str, value: Any) -> Float[Array, " n"]:
     if array.size == 0:
         raise ValueError(f"{name} must hold at least one unit; got shape (0,)")
     return array
+
+
+def starts(value: Any) -> Float[Array, "s n"]:
+    """`value` as states to start from: a finite float array of shape (s, n), neither of them 0."""
+    array = floats("starts", value, "s", "n")
+    if array.size == 0:
+        raise ValueError(f"starts must hold at least one start of at least one unit; got shape {array.shape}")
+    return array
+
+
+def at_least_single(x0: Float[Array, " n"]) -> None:
+    """Raises for a state of less than float32, for which LAPACK has nothing."""
+    if jnp.finfo(x0.dtype).bits < 32:
+        raise ValueError(f"x0 must be float32 or float64, for want of other QRs; got {x0.dtype}")
 
 
 def count(name: str, value: Any, *, least: int = 0) -> int:

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from rnn_dynamics import _check, jacobians, simulate, sweeps
 from rnn_dynamics._compile import jit
-from rnn_dynamics.fixed_points.results import default_tol, on_host
+from rnn_dynamics.fixed_points.results import default_tol
 
 __all__ = ["Basins", "Boundary", "basins", "boundary"]
 
@@ -77,8 +77,8 @@ def basins(
         >>> found.label, [points.round(4).tolist() for points in found.attractors]
         (array([0, 1, 1]), [[[-0.9575]], [[0.9575]]])
     """
-    on_host("basins", step=step, starts=starts, u=u)
-    starts = _starts(starts)
+    _check.on_host("basins", step=step, starts=starts, u=u)
+    starts = _check.starts(starts)
     _check.count("num_steps", num_steps)
     _check.count("max_period", max_period, least=1)
     if tol is not None:
@@ -114,13 +114,6 @@ def _growth(step, orbit, period, u):
     eye = jnp.eye(orbit.shape[1], dtype=orbit.dtype)
     product = jax.lax.fori_loop(0, period, lambda i, product: jacobians.jacobian(step, orbit[i], u) @ product, eye)
     return jnp.abs(jnp.linalg.eigvals(product)).max()
-
-
-def _starts(starts):
-    starts = _check.floats("starts", starts, "s", "n")
-    if starts.size == 0:
-        raise ValueError(f"starts must hold at least one state of at least one unit; got shape {starts.shape}")
-    return starts
 
 
 class Boundary(equinox.Module):
@@ -175,7 +168,7 @@ def boundary(
         England, Krauskopf, Osinga (2004), Computing one-dimensional stable manifolds and stable sets of planar maps
         without the inverse; Hobson (1993), An efficient method for computing invariant manifolds of planar maps.
     """
-    on_host("boundary", step=step, saddle=saddle, u=u, box=box, spacing=spacing)
+    _check.on_host("boundary", step=step, saddle=saddle, u=u, box=box, spacing=spacing)
     saddle, box = _check.floats("saddle", saddle, 2), _check.floats("box", box, 2, 2)
     _check.within("box", box, "have a lowest below its highest", lambda box: box[:, 0] < box[:, 1])
     _check.positive("spacing", spacing)

@@ -114,8 +114,7 @@ def vectors(
 @jit
 def _vectors(step, x0, inputs, total, k, num_transient):
     x0 = _check.first_state(step, x0, inputs)
-    if jnp.finfo(x0.dtype).bits < 32:
-        raise ValueError(f"x0 must be float32 or float64, for want of other QRs; got {x0.dtype}")
+    _check.at_least_single(x0)
     n, eps, tiny = len(x0), jnp.finfo(x0.dtype).eps, jnp.finfo(x0.dtype).tiny
 
     def forward(carry, u):

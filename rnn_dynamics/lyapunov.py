@@ -296,8 +296,7 @@ def _average(push, x0, inputs, total, num_exponents, num_transient, interval):
     `push(x, q, u)` gives the next state, J q e^{-l}, and l. Whether to factorise after a step is decided by the steps
     since the last time and the interval then chosen; the end of a block is always a time, as is the end of the floats.
     """
-    if jnp.finfo(x0.dtype).bits < 32:
-        raise ValueError(f"x0 must be float32 or float64, for want of other QRs; got {x0.dtype}")
+    _check.at_least_single(x0)
     num_blocks = math.isqrt(averaged := total - num_transient)
     boundary = np.arange(-num_transient, averaged + 1) * num_blocks // averaged  # blocks begun before each step
     blocks = np.where(np.arange(total) < num_transient, num_blocks, boundary[:-1])

@@ -18,7 +18,6 @@ from rnn_dynamics import _check, continuation, fixed_points, jacobians
 from rnn_dynamics.bifurcation.iterates import InUnits, orbits, reach
 from rnn_dynamics.continuation import Branch, Event
 from rnn_dynamics.fixed_points.canonical import canonical
-from rnn_dynamics.fixed_points.results import on_host
 
 __all__ = ["Diagram", "diagram"]
 
@@ -109,21 +108,19 @@ def diagram(
     References:
         Doedel, Keller, Kernevez (1991), Numerical analysis and control of bifurcation problems.
     """
-    on_host("diagram", family=family, p_span=p_span, starts=starts, u=u)
-    starts = _check.floats("starts", starts, "s", "n")
+    _check.on_host("diagram", family=family, p_span=p_span, starts=starts, u=u)
+    starts = _check.starts(starts)
     _check.option("time", time, ("discrete", "continuous"))
     _check.count("num_values", num_values, least=2)
     _check.count("num_doublings", num_doublings)
     low, high = map(float, _check.span("p_span", p_span))
-    if starts.size == 0:
-        raise ValueError(f"starts must hold at least one start of at least one unit; got shape {starts.shape}")
     if not callable(step := family(jnp.asarray(low, starts.dtype))):
         raise ValueError(f"family must return a map (x, u) -> x; it returned {type(step).__name__}")
     starts = starts.astype(_check.next_state(step, starts[0], u, name="family(p)").dtype)
     search = _Search(family, (low, high), u, time, {"max_points": max_points, "max_step": max_step}, starts)
     values = np.linspace(low, high, num_values)
-    search.choose_unit(values)
-    proved = np.array([search.look_at(p) for p in values])
+    found = search.choose_unit(values)
+    proved = np.array([search.look_at(p, points) for p, points in zip(values, found, strict=True)])
     search.follow_junctions(num_doublings if time == "discrete" else 0)
     return search.result(values, proved)
 
@@ -138,17 +135,20 @@ class _Search:
         self.found: list[tuple[Branch, int]] = []
 
     def choose_unit(self, values):
-        """Sets the unit of the state, by what is seen from the starts."""
-        found = [x[np.isfinite(x).all(axis=1)] for x in (self.fixed(p, 1, self.starts) for p in values)]
-        ps, xs = np.repeat(values, [len(x) for x in found]), np.concatenate(found)
+        """Sets the unit of the state, by what is seen from the starts; where they lead at each value, in that unit."""
+        found = [self.fixed(p, 1, self.starts) for p in values]
+        finite = [x[np.isfinite(x).all(axis=1)] for x in found]
+        ps, xs = np.repeat(values, [len(x) for x in finite]), np.concatenate(finite)
         if not len(xs):
             ps, xs = np.repeat(values, len(self.starts)), np.tile(self.starts, (len(values), 1))
         lengths = self.at_all(reach, ps, xs, self.time)
         lengths = lengths[np.isfinite(lengths)]
         length = max(np.median(lengths) if len(lengths) else 0.0, np.median(np.abs(xs).max(axis=1)))
-        if length > 0 and not 1 / 32 <= length <= 32:
-            self.unit = 2.0 ** round(np.log2(length))  # a power of two changes no digit
+        if not length > 0 or 1 / 32 <= length <= 32:
+            return found
+        self.unit = 2.0 ** round(np.log2(length))  # a power of two changes no digit
         self.starts = self.starts / self.dtype.type(self.unit)
+        return [self.fixed(p, 1, self.starts) for p in values]
 
     def in_units(self, period):
         return InUnits(self.family, jnp.asarray(self.unit, self.dtype), None if period == 1 else jnp.asarray(period))
@@ -218,9 +218,8 @@ class _Search:
         if branch.start == "converged":
             self.found.append((branch, period))
 
-    def look_at(self, p):
-        """Adds the branches of all fixed points found at p; whether they are proved to be all."""
-        found = self.fixed(p, 1, self.starts)
+    def look_at(self, p, found):
+        """Adds the branches of the fixed points found at p, and of those proved; whether they are proved to be all."""
         small = found.shape[1] <= _PROVABLE
         proof = _enumerated(self.family(jnp.asarray(p, self.dtype)), self.u, self.time) if small else None
         if proof is not None:

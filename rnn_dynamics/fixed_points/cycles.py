@@ -21,7 +21,6 @@ from rnn_dynamics.fixed_points.results import (
     far_from,
     kinds,
     merge,
-    on_host,
     verdict,
 )
 
@@ -93,10 +92,8 @@ def cycles(
         Ascher, Mattheij, Russell (1995), sections 4.3 and 7.1, for multiple shooting and why it is stable; Wright
         (1992), for the elimination; Eisenmann et al. (2023), for piecewise linear networks.
     """
-    on_host("cycles", step=step, starts=starts, u=u)
-    starts = _check.floats("starts", starts, "s", "n")
-    if starts.size == 0:
-        raise ValueError(f"starts must hold at least one start of at least one unit; got shape {starts.shape}")
+    _check.on_host("cycles", step=step, starts=starts, u=u)
+    starts = _check.starts(starts)
     for name, value, least in (("period", period, 1), ("restarts", restarts, 0), ("seed", seed, 0)):
         _check.count(name, value, least=least)
     _check.count("max_steps", max_steps, least=1)

@@ -106,7 +106,7 @@ def enumerate(  # noqa: A001
     """
     max_boxes = _check.count("max_boxes", max_boxes, least=1)
     period = _check.count("period", period, least=1)
-    results.on_host("enumerate", network=network, u=u)
+    _check.on_host("enumerate", network=network, u=u)
     system = canonical(network, u)
     if system is None:
         activation = getattr(network, "activation", None)

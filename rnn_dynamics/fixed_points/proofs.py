@@ -15,7 +15,7 @@ from rnn_dynamics import _check
 from rnn_dynamics.fixed_points import rigorous
 from rnn_dynamics.fixed_points.canonical import Canonical, canonical, inclusion
 from rnn_dynamics.fixed_points.intervals import EPS, upper
-from rnn_dynamics.fixed_points.results import defect, on_host
+from rnn_dynamics.fixed_points.results import defect
 
 __all__ = ["Certificate", "certify"]
 
@@ -87,7 +87,7 @@ def certify(
         Kantorovich (1948); Krawczyk (1969); Rump (2010), Verification methods, Acta Numerica 19, section 13; Johansson
         (2017), Arb, IEEE Trans. Computers 66.
     """
-    on_host("certify", step=step, x=x, u=u)
+    _check.on_host("certify", step=step, x=x, u=u)
     x = _check.state("x", x)
     _check.option("time", time, ("discrete", "continuous"))
     x = _check.next_state(step, x, u)

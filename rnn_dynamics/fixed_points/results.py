@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Complex, Float, Int, PyTree
 
-from rnn_dynamics import _check, jacobians, stability
+from rnn_dynamics import jacobians, stability
 from rnn_dynamics._compile import jit
 
 __all__ = [
@@ -33,7 +33,6 @@ __all__ = [
     "far_from",
     "kinds",
     "merge",
-    "on_host",
     "size",
     "verdict",
 ]
@@ -101,14 +100,6 @@ class FixedPoints(equinox.Module):
         starts = ", ".join(f"{count} {word}" for word, count in zip(words, counts, strict=True))
         worst = f", residual at most {float(self.residual.max()):.1e}" if len(self) else ""
         return f"{type(self).__name__}({len(self)} points, {int(self.stable.sum())} stable{worst}; starts: {starts})"
-
-
-def on_host(name: str, **arguments: PyTree) -> None:
-    """Raises if function `name`, which runs on the host, is called in a caller's `jit`, or on traced arguments."""
-    traced = [key for key, value in arguments.items() if not all(map(_check.known, jax.tree.leaves(value)))]
-    if traced or not _check.known(jnp.zeros(())):
-        which = " and ".join(traced or arguments)
-        raise ValueError(f"{which} must be known numbers, as {name} runs on the host; got traced ones")
 
 
 def collect(

@@ -85,10 +85,8 @@ def find(
     References:
         Sussillo and Barak (2013), Opening the black box, for fixed points as the skeleton of a network's dynamics.
     """
-    results.on_host("find", step=step, starts=starts, u=u)
-    starts = _check.floats("starts", starts, "s", "n")
-    if starts.size == 0:
-        raise ValueError(f"starts must hold at least one start of at least one unit; got shape {starts.shape}")
+    _check.on_host("find", step=step, starts=starts, u=u)
+    starts = _check.starts(starts)
     _check.option("solver", solver, ("newton", *_METHODS))
     _check.option("time", time, ("discrete", "continuous"))
     _check.count("max_steps", max_steps, least=1)
@@ -138,7 +136,7 @@ def solve(
     References:
         Moré, Garbow, Hillstrom (1980), MINPACK, for "hybr" and "lm".
     """
-    results.on_host("solve", step=step, x0=x0, u=u)
+    _check.on_host("solve", step=step, x0=x0, u=u)
     x0 = _check.state("x0", x0)
     _check.option("method", method, _METHODS)
     _check.option("time", time, ("discrete", "continuous"))
@@ -175,7 +173,7 @@ def starts_from(trajectory: Float[Array, "S n"], num: int, *, noise: float = 0.0
     References:
         Sussillo and Barak (2013), who start from states that the network visits.
     """
-    results.on_host("starts_from", trajectory=trajectory)
+    _check.on_host("starts_from", trajectory=trajectory)
     trajectory = _check.floats("trajectory", trajectory, "S", "n")
     if trajectory.size == 0:
         raise ValueError(f"trajectory must hold at least one state of at least one unit; got shape {trajectory.shape}")

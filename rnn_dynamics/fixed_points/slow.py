@@ -31,7 +31,6 @@ from rnn_dynamics.fixed_points.results import (
     far_from,
     kinds,
     merge,
-    on_host,
     size,
 )
 
@@ -111,10 +110,8 @@ def slow_points(
     References:
         Sussillo and Barak (2013), Opening the black box, section 2; Strogatz (1994), section 4.3, for ghosts.
     """
-    on_host("slow_points", step=step, starts=starts, u=u)
-    starts = _check.floats("starts", starts, "s", "n")
-    if starts.size == 0:
-        raise ValueError(f"starts must hold at least one start of at least one unit; got shape {starts.shape}")
+    _check.on_host("slow_points", step=step, starts=starts, u=u)
+    starts = _check.starts(starts)
     _check.option("time", time, ("discrete", "continuous"))
     _check.count("max_steps", max_steps, least=1)
     for name, value in (("tol", tol), ("unique_tol", unique_tol)):
