@@ -28,6 +28,7 @@ __all__ = [
     "is_float_array",
     "known",
     "loss",
+    "member",
     "next_state",
     "number",
     "numbers",
@@ -39,6 +40,7 @@ __all__ = [
     "state",
     "trajectory",
     "within",
+    "word",
 ]
 
 
@@ -62,9 +64,11 @@ def finite(name: str, value: Any) -> None:
 def on_host(name: str, **arguments: PyTree) -> None:
     """Raises if function `name`, which runs on the host, is called in a caller's `jit`, or on traced arguments."""
     traced = [key for key, value in arguments.items() if not all(map(known, jax.tree.leaves(value)))]
-    if traced or not known(jnp.zeros(())):
-        which = " and ".join(traced or arguments)
+    if traced:
+        which = " and ".join(traced)
         raise ValueError(f"{which} must be known numbers, as {name} runs on the host; got traced ones")
+    if not known(jnp.zeros(())):
+        raise ValueError(f"{name} must be called outside of jit, as it runs on the host; got a call inside")
 
 
 def floats(name: str, value: Any, *shape: int | str, check_finite: bool = True) -> Float[Array, "..."]:
@@ -150,7 +154,7 @@ def count(name: str, value: Any, *, least: int = 0) -> int:
     except TypeError:
         whole = None
     if whole is None or isinstance(value, bool) or whole < least:
-        raise ValueError(f"{name} must be a whole number, at least {least}; got {value!r}")
+        raise ValueError(f"{name} must be a whole number, at least {least}; got {_on_one_line(repr(value))}")
     return whole
 
 
@@ -164,7 +168,16 @@ def option(name: str, value: Any, allowed: Iterable[str]) -> None:
 def instance(name: str, value: Any, kind: type) -> None:
     """Raises unless `value` is an object of this class."""
     if not isinstance(value, kind):
-        raise ValueError(f"{name} must be of type {kind.__name__}; got {type(value).__name__}")
+        where = "" if kind.__module__ == "builtins" else f" (see {kind.__module__})"
+        raise ValueError(f"{name} must be of type {kind.__name__}{where}; got {type(value).__name__}")
+
+
+def word(name: str, value: Any, test: Callable, yes: str, no: str, *, instead: str) -> str | np.ndarray:
+    """What a result says of itself: one of two words by a test of a number, or an array of them after `vmap`."""
+    if not known(value):
+        raise ValueError(f"{name} must be read where its numbers are known; inside jit, vmap and grad use {instead}")
+    words = np.where(test(np.asarray(value)), yes, no)
+    return words if words.ndim else str(words)
 
 
 def within(name: str, value: Any, allowed: str, test: Callable[[np.ndarray], Any]) -> None:
@@ -173,7 +186,8 @@ def within(name: str, value: Any, allowed: str, test: Callable[[np.ndarray], Any
     The test gets a NumPy array: inside a caller's `jit`, JAX turns even a comparison of known numbers into a tracer.
     """
     if known(value) and not np.all(test(np.asarray(value))):
-        raise ValueError(f"{name} must {allowed}; got {value}")
+        with np.printoptions(threshold=8, edgeitems=2):
+            raise ValueError(f"{name} must {allowed}; got {_on_one_line(str(np.asarray(value)))}")
 
 
 def inputs(value: PyTree, num_steps: int | None) -> int:
@@ -182,7 +196,8 @@ def inputs(value: PyTree, num_steps: int | None) -> int:
     for leaf in jax.tree.leaves(value):
         array = _as_array("inputs", leaf)
         if array.ndim == 0:
-            raise ValueError("inputs must have a leading time axis; got a scalar leaf")
+            hint = "num_steps gives a number of steps" if leaf is value else "each leaf of a pytree must have one"
+            raise ValueError(f"inputs must have a leading time axis; got a scalar ({hint})")
         if jnp.issubdtype(array.dtype, jnp.inexact):
             finite("inputs", array)
         lengths.add(array.shape[0])
@@ -209,6 +224,8 @@ def trajectory(xs: Any, inputs_: PyTree) -> Float[Array, "S n"]:
 
 def loss(function: Callable, argument: PyTree) -> None:
     """Raises unless the loss gives a float scalar at this argument; only shapes are looked at."""
+    if not callable(function):
+        raise ValueError(f"loss must be a function; got {type(function).__name__}")
     image = equinox.filter_eval_shape(function, argument)
     if getattr(image, "shape", None) != () or not jnp.issubdtype(image.dtype, jnp.floating):
         came = f"{image.dtype} of shape {image.shape}" if hasattr(image, "shape") else type(image).__name__
@@ -233,16 +250,45 @@ def next_state(step: Callable, x: Float[Array, " n"], u: PyTree = None, *, name:
     return x
 
 
+def member(family: Callable, *parameters: Any, name: str) -> Callable:
+    """The map that a family has at these parameters, for `next_state` to check; `name` is what it calls it."""
+    if not callable(family):
+        raise ValueError(f"family must be a function, and {name} a map (x, u) -> x; got {type(family).__name__}")
+
+    def step(x, u):
+        try:
+            map_ = family(*parameters)
+        except (TypeError, ValueError) as error:
+            message = str(error).partition("\n")[0]
+            raise ValueError(
+                f"family must be a function, and {name} a map (x, u) -> x; it raised: {message}"
+            ) from error
+        if not callable(map_):
+            raise ValueError(f"family must return a map (x, u) -> x; {name} returned {type(map_).__name__}")
+        return map_(x, u)
+
+    return step
+
+
 def first_state(step: Callable, x0: Float[Array, " n"], inputs: PyTree, *, name: str = "step") -> Float[Array, " n"]:
     """`next_state` at the first of `inputs`, which have a leading time axis, perhaps of length 0."""
     u = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), inputs)
-    return next_state(step, x0, u, name=name)
+    try:
+        return next_state(step, x0, u, name=name)
+    except ValueError as error:
+        if str(error).startswith("u must"):  # what the map says of its input
+            raise ValueError(f"inputs must hold at every time what the map takes: {error}") from error
+        raise
+
+
+def _on_one_line(text: str) -> str:
+    return " ".join(text.split())
 
 
 def _as_array(name: str, value: Any) -> Array:
     try:
         # JAX compiles a program for every new shape of NumPy array that it is given, unless it is told to copy it.
         return jax.device_put(value, may_alias=False) if isinstance(value, np.ndarray) else jnp.asarray(value)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RuntimeError) as error:  # the last from a tensor of torch that gradients flow to
         kind = type(value).__name__ if not isinstance(value, np.ndarray) else f"{value.dtype} array"
         raise ValueError(f"{name} must be an array of numbers; got {kind}") from error

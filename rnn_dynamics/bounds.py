@@ -106,10 +106,7 @@ class Bounds(equinox.Module):
     @property
     def verdict(self) -> str | np.ndarray:
         """The words "vanishes" (proved) or "may explode" (not excluded); after `vmap` an array of them."""
-        if not _check.known(self.rate):
-            raise ValueError("verdict must be read where rate is known; inside jit, vmap and grad use vanishes")
-        words = np.where(np.asarray(self.vanishes), "vanishes", "may explode")
-        return words if words.ndim else str(words)
+        return _check.word("verdict", self.vanishes, np.asarray, "vanishes", "may explode", instead="vanishes")
 
     def __repr__(self) -> str:
         if not _check.known(self.rate) or jnp.ndim(self.rate):

@@ -33,8 +33,7 @@ class CovariantVectors(equinox.Module):
     @property
     def status(self) -> str | np.ndarray:
         """ "converged", or "diverged" if the orbit left the floats: do not use the vectors. After `vmap` an array."""
-        words = np.where(np.asarray(self.finite), "converged", "diverged")
-        return words if words.ndim else str(words)
+        return _check.word("status", self.finite, np.asarray, "converged", "diverged", instead="finite")
 
     def angles(self) -> Float[Array, "S k k"]:
         """The angle between each two of them, in radians between 0 and π/2; near 0 where they almost touch.

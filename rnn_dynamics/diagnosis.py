@@ -97,6 +97,7 @@ def report(
     References:
         Pascanu, Mikolov, Bengio (2013), eq. 5, 7 and 9.
     """
+    _check.on_host("report", step=step, x0=x0, inputs=inputs)
     x0 = _check.state("x0", x0)
     total = _check.inputs(inputs, num_steps)
     if total == 0:

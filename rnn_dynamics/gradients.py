@@ -231,6 +231,8 @@ def _length(vector):
 
 @jit_wide
 def _backpropagate(step, xs, inputs, cotangent):
+    _check.first_state(step, xs[0], inputs)
+
     def back(carry, now):
         direction, log_norm, left = carry
         x, u = now
@@ -266,6 +268,7 @@ def _contributions(step, x0, inputs, loss, num_steps):
 
 @jit_wide
 def _omega(step, xs, inputs, cotangents, squared, immediate, bound):
+    _check.first_state(step, xs[0], inputs)
     if immediate:
         xs, cotangents = jax.lax.stop_gradient((xs, cotangents))
 

@@ -45,8 +45,8 @@ class Spectrum(equinox.Module):
     @property
     def status(self) -> str | np.ndarray:
         """ "converged", or "diverged": the exponents are those before the orbit left the floats. Arrays after vmap."""
-        words = np.where(np.asarray(self.num_averaged) == self.num_asked, "converged", "diverged")
-        return words if words.ndim else str(words)
+        done = lambda number: number == np.asarray(self.num_asked)  # noqa: E731
+        return _check.word("status", self.num_averaged, done, "converged", "diverged", instead="num_averaged")
 
     def __repr__(self) -> str:
         if self.exponents.ndim > 1 or not _check.known(self.exponents):
@@ -165,6 +165,7 @@ def flow_spectrum(
     if not all(map(_check.known, times := (duration, interval, transient))):
         raise ValueError("duration, interval and transient must be known; got a tracer")
     duration, interval, transient = map(float, times)
+    _check.within("duration", duration, f"be at least an interval, {interval:g}", lambda value: value >= interval / 2)
     num_transient = round(transient / interval)
     total = num_transient + round(duration / interval)
     num_exponents, num_transient = _checked_counts(x0, total, num_exponents, num_transient)
@@ -262,7 +263,7 @@ def _checked_counts(x0, total, num_exponents, num_transient):
         raise ValueError(f"num_exponents must be at most the {len(x0)} units of the state; got {num_exponents}")
     num_transient = _check.count("num_transient", num_transient)
     if num_transient >= total:
-        raise ValueError(f"num_transient must leave a step of the {total} to average over; got {num_transient}")
+        raise ValueError(f"num_transient must be less than the {total} steps; got {num_transient}")
     return num_exponents, num_transient
 
 
@@ -283,7 +284,7 @@ def _spectrum(step, x0, inputs, total, num_exponents, num_transient, interval):
 
 @jit
 def _flow_spectrum(field, x0, total, num_exponents, num_transient, interval, rtol, atol):
-    x0 = _check.next_state(field, x0)
+    x0 = _check.next_state(field, x0, name="field")
     push = lambda x, q, _: flows.turn(field, x, q, interval, rtol=rtol, atol=atol)  # noqa: E731
     found = _average(push, x0, None, total, num_exponents, num_transient, 1)
     rates = lambda found: (found.exponents, found.standard_error, found.history)  # noqa: E731

@@ -99,6 +99,7 @@ def _to_parameter(family, p, x0, inputs, num_steps):
     def tangent(x, u, s, exponent):
         return jax.jvp(lambda p, x: family(p)(x, u), (p, x), (times_power(jnp.ones_like(p), -exponent), s))
 
+    _check.first_state(_check.member(family, p, name="family(p)"), x0, inputs, name="family(p)")
     # What comes in at every step is divided by the scale: it must not overflow.
     lowest = -min(jnp.finfo(value.dtype).maxexp for value in (p, x0)) // 2
     return _carry(family(p), tangent, x0, jnp.zeros_like(x0), inputs, num_steps, lowest)

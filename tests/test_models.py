@@ -8,6 +8,7 @@ from scipy.optimize import brentq
 from scipy.special import expit
 
 from rnn_dynamics import activations
+from rnn_dynamics.fixed_points import certify
 from rnn_dynamics.models import DoyaNeuron, ElmanRNN, PascanuRNN
 from rnn_dynamics.models.pascanu import drive
 from rnn_dynamics.models.reference import Henon, Linear, Logistic, bistable_module, chaotic_module
@@ -302,7 +303,7 @@ def folds_of(w):
 
 def neuron(w, b):
     """A neuron whose parameters are plain numbers: 10,000 are made at once."""
-    return jax.tree.unflatten(jax.tree.structure(DoyaNeuron(1.0, 0.0)), (w, b, 1.0, 0.0))
+    return jax.tree.unflatten(jax.tree.structure(DoyaNeuron(1.0, 0.0)), (w, b, 1.0))
 
 
 @pytest.mark.usefixtures("unchecked")  # which costs ten times as much as the work
@@ -563,7 +564,10 @@ NEURON = DoyaNeuron(5.0, -2.5)
         ((EYE, None, np.array([0.0, NAN, 0.0])), "b must be finite; got 1 NaN or infinite of 3"),
         (("W", None, np.zeros(3)), "w_rec must be an array of numbers; got str"),
         ((None, None, np.zeros(3)), "w_rec must be an array of numbers; got NoneType"),
-        ((EYE, None, np.zeros(3), jnp.tanh), "activation must be of type Activation; got "),
+        (
+            (EYE, None, np.zeros(3), jnp.tanh),
+            r"activation must be of type Activation \(see rnn_dynamics.activations\); got ",
+        ),
     ],
 )
 @pytest.mark.usefixtures("unchecked")
@@ -655,8 +659,14 @@ def test_a_leaky_network_has_no_pre_activation_form():
         (lambda: NEURON.velocity(jnp.zeros(2)), r"x must be a float array of shape \(1,\)"),
         (lambda: NEURON.jacobian(jnp.zeros(2)), r"x must be a float array of shape \(1,\)"),
         (
-            lambda: NEURON(jnp.zeros(1), jnp.zeros(2)),
+            lambda: DoyaNeuron(5.0, -2.5, w_in=1.0)(jnp.zeros(1), jnp.zeros(2)),
             r"u must be a float array of shape \(1,\); got float64 of shape \(2,\)",
+        ),
+        (lambda: NEURON(jnp.zeros(1), jnp.zeros(1)), "u must be None for a neuron whose w_in is None; got an input"),
+        (lambda: certify(NEURON, jnp.zeros(1), jnp.zeros(1)), "u must be None"),
+        (
+            lambda: trajectory(NEURON, jnp.zeros(1), jnp.zeros(3)),
+            "inputs must hold .* what the map takes: u must be None",
         ),
         (
             lambda: jax.jit(lambda b: DoyaNeuron(5.0, b).equilibria())(-2.5),

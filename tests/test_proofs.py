@@ -230,6 +230,40 @@ def test_the_intervals_hold_the_value_and_the_derivative(name):
     np.testing.assert_allclose(slopes, jax.jacfwd(step)(there), rtol=1e-14, atol=1e-16)
 
 
+AT_REST = {
+    "square": lambda x: 0.5 * x + x**2,
+    "cube": lambda x: 1.3 * x - x**3,
+    "inverse square": lambda x: 0.5 * x + (2.0 - x) ** -2 - 0.25 * (1 + x),
+    "arctan": lambda x: 0.5 * jnp.arctan(x),
+    "arcsinh": lambda x: 0.5 * jnp.arcsinh(x),
+    "tan": lambda x: 0.5 * jnp.tan(x),
+    "erf": lambda x: 0.5 * jax.lax.erf(x),
+    "gelu": lambda x: 0.5 * jax.nn.gelu(x),
+    "exact gelu": lambda x: 0.5 * jax.nn.gelu(x, approximate=False),
+    "a bell": lambda x: 0.5 * x * jnp.exp(-(x**2)),
+}
+
+
+@pytest.mark.parametrize("name", AT_REST)
+def test_a_unit_at_rest_is_certified_at_zero(name):
+    step = AT_REST[name]
+    assert certify(lambda x, u: step(x), jnp.zeros(1)).radius < 1e-16
+    # In a box round 0 the intervals hold the value and the derivative at each of its points.
+    radius, trace = 0.1, jax.make_jaxpr(step)(jnp.zeros(1))
+    value, slope = rigorous.value_and_jacobian(trace, [rigorous.flint.arb(0, radius)])
+    points = np.linspace(-radius, radius, 21)
+    values, slopes = jax.jit(jax.vmap(jax.value_and_grad(step)))(points)
+    for enclosure, inside in ((value, values), (slope, slopes)):
+        low, high = (float(end) for end in (enclosure[0, 0].lower(), enclosure[0, 0].upper()))
+        assert low - EPS <= inside.min() <= inside.max() <= high + EPS
+        assert high - low < 1.0
+
+
+def test_a_map_that_draws_random_numbers_is_not_certified():
+    noisy = lambda x, u: 0.5 * x + 0.1 * jax.random.normal(jax.random.key(0), x.shape)  # noqa: E731
+    assert certify(noisy, jnp.zeros(1)).reason == "the map draws random numbers"
+
+
 def test_an_unstable_cycle_is_certified_as_a_fixed_point_of_the_iterate():
     x = jnp.array(reference.HENON_TWO_CYCLE)
     twice = lambda x, u: final_state(Henon(), x, num_steps=2)  # noqa: E731

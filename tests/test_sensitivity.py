@@ -293,7 +293,7 @@ def test_misuse_of_the_orbit_is_refused_by_name(function, x0, inputs, num_steps,
         (lambda: to_state(shrinking, np.ones(2), num_steps=1), r"step must map a float state of shape \(2,\)"),
         (
             lambda: to_parameter(lambda _: shrinking, 1.0, np.ones(2), num_steps=1),
-            r"step must map a float state of shape",
+            r"family\(p\) must map a float state of shape",
         ),
         (lambda: to_parameter(linear, float("nan"), ONE, num_steps=1), "p must be finite; got 1 NaN or infinite of 1"),
         (

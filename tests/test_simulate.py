@@ -380,8 +380,8 @@ def shrinking(x, _):
         (halve, ONE, None, True, "num_steps must be a whole number, at least 0; got True"),
         (halve, ONE, np.zeros((3, 1)), 4, "inputs must be 4 steps long, as num_steps says; got 3"),
         (halve, ONE, (np.zeros(3), np.zeros(4)), None, r"inputs must have one leading .* lengths \[3, 4\]"),
-        (halve, ONE, np.array(1.0), None, "inputs must have a leading time axis; got a scalar leaf"),
-        (halve, ONE, [1.0, 2.0], None, "inputs must have a leading time axis; got a scalar leaf"),
+        (halve, ONE, np.array(1.0), None, r"inputs must have a leading time axis; got a scalar \(num_steps"),
+        (halve, ONE, [1.0, 2.0], None, r"inputs must have a leading time axis; got a scalar \(each leaf"),
         (halve, ONE, np.array([[0.0], [np.inf]]), None, "inputs must be finite; got 1 NaN or infinite of 2 values"),
         (halve, ONE, {"name": "noise"}, 3, "inputs must be an array of numbers; got str"),
         (

@@ -114,8 +114,7 @@ def diagram(
     _check.count("num_values", num_values, least=2)
     _check.count("num_doublings", num_doublings)
     low, high = map(float, _check.span("p_span", p_span))
-    if not callable(step := family(jnp.asarray(low, starts.dtype))):
-        raise ValueError(f"family must return a map (x, u) -> x; it returned {type(step).__name__}")
+    step = _check.member(family, jnp.asarray(low, starts.dtype), name="family(p)")
     starts = starts.astype(_check.next_state(step, starts[0], u, name="family(p)").dtype)
     search = _Search(family, (low, high), u, time, {"max_points": max_points, "max_step": max_step}, starts)
     values = np.linspace(low, high, num_values)

@@ -106,7 +106,8 @@ def _carried(family, values, x0, num_kept, num_transient, inputs):
 
 
 def _promoted(family, values, x0, inputs):
-    return _check.first_state(lambda x, u: family(values[0])(x, u), x0, inputs)
+    name = "family(values[0])"
+    return _check.first_state(_check.member(family, values[0], name=name), x0, inputs, name=name)
 
 
 def _settle(step, x, num_kept, num_transient, inputs):

@@ -85,9 +85,9 @@ def regimes(
 
 
 def _at_one(family, starts, u, num_transient, num_steps, max_period, tol, point):
+    name = "family(p, q)"
+    _check.next_state(_check.member(family, *point, name=name), starts[0], u, name=name)
     step = family(*point)
-    if not callable(step):
-        raise ValueError(f"family must return a map (x, u) -> x; it returned {type(step).__name__}")
 
     def follow(x):
         x = simulate.final_state(lambda x, _: step(x, u), x, num_steps=num_transient)

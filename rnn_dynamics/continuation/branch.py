@@ -186,7 +186,8 @@ class _Found(NamedTuple):
 
 @jit
 def _trace(family, x0, numbers, u, discrete, num_each, max_events):
-    x0 = _check.next_state(lambda x, u: family(numbers[0].astype(x0.dtype))(x, u), x0, u, name="family(p0)")
+    name = "family(p0)"
+    x0 = _check.next_state(_check.member(family, numbers[0].astype(x0.dtype), name=name), x0, u, name=name)
     p0, low, high, *lengths = numbers.astype(x0.dtype)
     lengths = arclength.Steps(*lengths)
 

@@ -318,7 +318,8 @@ def _curve(kind, family, x0, p0, q0, p_span, q_span, u, max_points, max_events, 
     _check.count("max_events", max_events, least=1)
     names = "first_step", "max_step", "max_angle"
     lengths = [_check.positive(*pair) for pair in zip(names, lengths, strict=True)]
-    x0 = _check.next_state(lambda x, u: family(p_range[0], q_range[0])(x, u), x0, u, name="family(p0, q0)")
+    name = "family(p0, q0)"
+    x0 = _check.next_state(_check.member(family, p_range[0], q_range[0], name=name), x0, u, name=name)
     num_each = (max_points - 1) // 2
     arguments = family, x0, _check.numbers([*p_range, *q_range, *lengths]), u, num_each, max_events
     found = on_one_blas_thread(codim1.compute, kind, *arguments)

@@ -95,10 +95,8 @@ def normal_form(
     References:
         Kuznetsov (2004), Elements of applied bifurcation theory, sections 5.4 and 8.2.
     """
-    _check.option("time", time, ("discrete", "continuous"))
-    _check.instance("event", event, Event)
-    _check.option("event.kind", event.kind, _COEFFICIENTS)
-    x, p = jnp.asarray(event.x), jnp.asarray(event.p, dtype=jnp.asarray(event.x).dtype)
+    _check.on_host("normal_form", event=event, u=u)
+    x, p = _checked(family, event, u, time, _COEFFICIENTS)
     compute = _pair if event.kind in ("NS", "H") else _real
     coefficient, cubic, parameter, right, left, scale, phase = compute(family, x, p, u, event.kind, time == "discrete")
     value, small = float(coefficient), 1e3 * float(jnp.finfo(x.dtype).eps) ** 0.5 * float(scale)
@@ -145,11 +143,8 @@ def branch_directions(
         Keller (1977), Numerical solution of bifurcation and nonlinear eigenvalue problems; Kuznetsov (2004),
         section 10.2.
     """
-    _check.option("time", time, ("discrete", "continuous"))
-    _check.instance("event", event, Event)
-    _check.option("event.kind", event.kind, ("BP",))
-    x = jnp.asarray(event.x)
-    return _directions(family, jnp.append(x, jnp.asarray(event.p, x.dtype)), u, time == "discrete")
+    x, p = _checked(family, event, u, time, ("BP",))
+    return _directions(family, jnp.append(x, p), u, time == "discrete")
 
 
 def flip_direction(family: Callable, event: Event, u: PyTree = None) -> TwoCycle:
@@ -176,10 +171,17 @@ def flip_direction(family: Callable, event: Event, u: PyTree = None) -> TwoCycle
     References:
         Kuznetsov (2004), section 5.4.
     """
+    return _two_cycle(family, *_checked(family, event, u, "discrete", ("PD",)), u)
+
+
+def _checked(family, event, u, time, kinds):
+    """Where the event is, (x, p)."""
+    _check.option("time", time, ("discrete", "continuous"))
     _check.instance("event", event, Event)
-    _check.option("event.kind", event.kind, ("PD",))
+    _check.option("event.kind", event.kind, kinds)
     x = jnp.asarray(event.x)
-    return _two_cycle(family, x, jnp.asarray(event.p, x.dtype), u)
+    p, name = jnp.asarray(event.p, x.dtype), "family(event.p)"
+    return _check.next_state(_check.member(family, p, name=name), x, u, name=name), p
 
 
 def _form(function, x, vectors):

@@ -62,7 +62,8 @@ def fold_position(
     """
     _check.option("time", time, ("discrete", "continuous"))
     x0, p0 = _check.state("x0", x0), _check.number("p0", p0)
-    x0 = _check.next_state(lambda x, u: family(p0, theta)(x, u), x0, u, name="family(p0, theta)")
+    name = "family(p0, theta)"
+    x0 = _check.next_state(_check.member(family, p0, theta, name=name), x0, u, name=name)
     return _fold_position(family, theta, x0, p0, u, time == "discrete")
 
 

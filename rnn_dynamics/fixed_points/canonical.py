@@ -95,6 +95,9 @@ def canonical(network: Callable, u) -> Canonical | None:
         return read(network, u, enclosure)
 
 
+_NO_INPUT = "u must be None for a network whose w_in is None; got an input"
+
+
 def _exactly(value) -> np.ndarray:
     return np.asarray(value, dtype=np.float64)
 
@@ -105,7 +108,7 @@ def _driven(network, u):
     if u is None:
         return bias
     if network.w_in is None:
-        raise ValueError("u must be None for a network whose w_in is None; got an input")
+        raise ValueError(_NO_INPUT)
     return exact_dot(_exactly(network.w_in), _exactly(_check.floats("u", u, network.w_in.shape[1]))) + bias
 
 
@@ -127,8 +130,12 @@ def _elman(network, u, enclosure):
 
 def _doya(network, u, enclosure):  # x = σ(z) + w' u and z = w x + b
     w = Ball.point(_exactly(network.w).reshape(1, 1))
-    push = np.zeros(1) if u is None else _exactly(_check.floats("u", u, *(() if jnp.ndim(u) == 0 else (1,)))).reshape(1)
-    shift = exact_dot(_exactly(network.w_in).reshape(1, 1), push)
+    shift = Ball.point(np.zeros(1))
+    if u is not None:
+        if network.w_in is None:
+            raise ValueError(_NO_INPUT)
+        u = _exactly(_check.floats("u", u, *(() if jnp.ndim(u) == 0 else (1,)))).reshape(1)
+        shift = exact_dot(_exactly(network.w_in).reshape(1, 1), u)
     c = product(w, Ball(shift.mid[:, None], shift.rad[:, None]))
     c = Ball(c.mid[:, 0], c.rad[:, 0]) + Ball.point(_exactly(network.b).reshape(1))
     return Canonical(w, c, enclosure, True, shift, "discrete", float(network.epsilon))

@@ -7,6 +7,7 @@ author declared (`jax.custom_jvp`, `stop_gradient`) need not be the derivative. 
 max, abs) must choose alike in the whole box, so what has been evaluated is smooth there.
 """
 
+import math
 from importlib.util import find_spec
 from typing import Any, NamedTuple
 
@@ -100,7 +101,7 @@ def _apply(equation, operands):
         return [_on_both(lambda array, axes=tuple(params["axes"]): array.sum(axes), operands[0])]
     if name == "integer_pow":
         power = params["y"]
-        return [_unary(lambda x: x**power, lambda x, _: power * x ** (power - 1), operands[0])]
+        return [_unary(lambda x: _whole(x, power), lambda x, _: power * _whole(x, power - 1), operands[0])]
     if name == "clamp":
         low, x, high = operands
         return [_binary(_BINARY["min"], _binary(_BINARY["max"], x, low), high)]
@@ -246,6 +247,8 @@ def _convert(operand, dtype):
 
 def _read(value):
     """A constant: floats as exact intervals, the rest as it is."""
+    if jax.numpy.issubdtype(getattr(value, "dtype", np.dtype(float)), jax.dtypes.prng_key):
+        raise CannotEvaluate("the map draws random numbers")
     array = np.asarray(value)
     return _dual(array) if jax.numpy.issubdtype(array.dtype, jax.numpy.floating) else array
 
@@ -294,6 +297,16 @@ def _larger(a, b, of_larger):
     return (a, flint.arb(1), flint.arb(0)) if first else (b, flint.arb(0), flint.arb(1))
 
 
+def _whole(x, power):
+    """A whole power: that of python-flint is NaN where x holds 0."""
+    result = math.prod([x] * abs(power), start=flint.arb(1))
+    return result if power >= 0 else 1 / result
+
+
+def _gauss(x):
+    return 2 * (-x * x).exp() / flint.arb.const_sqrt_pi()
+
+
 def _power(a, b):
     if not a > 0:
         raise CannotEvaluate("the map takes a power of what is not surely positive")
@@ -315,7 +328,7 @@ _COMPARISONS = {
 }
 _UNARY = {
     "neg": (lambda x: -x, lambda *_: flint.arb(-1)),
-    "tanh": (lambda x: x.tanh(), lambda x, _: x.sech() ** 2),
+    "tanh": (lambda x: x.tanh(), lambda x, _: _whole(x.sech(), 2)),
     "logistic": (_logistic, lambda x, y: y * _logistic(-x)),
     "exp": (lambda x: x.exp(), lambda _, y: y),
     "exp2": (lambda x: flint.arb(2) ** x, lambda _, y: y * flint.arb.const_log2()),
@@ -324,15 +337,16 @@ _UNARY = {
     "log1p": (lambda x: x.log1p(), lambda x, _: 1 / (1 + x)),
     "sqrt": (lambda x: x.sqrt(), lambda _, y: 1 / (2 * y)),
     "rsqrt": (lambda x: x.rsqrt(), lambda x, y: -y / (2 * x)),
-    "square": (lambda x: x**2, lambda x, _: 2 * x),
+    "square": (lambda x: x * x, lambda x, _: 2 * x),
     "sin": (lambda x: x.sin(), lambda x, _: x.cos()),
     "cos": (lambda x: x.cos(), lambda x, _: -x.sin()),
-    "tan": (lambda x: x.tan(), lambda _, y: 1 + y**2),
+    "tan": (lambda x: x.tan(), lambda _, y: 1 + y * y),
     "sinh": (lambda x: x.sinh(), lambda x, _: x.cosh()),
     "cosh": (lambda x: x.cosh(), lambda x, _: x.sinh()),
-    "asinh": (lambda x: x.asinh(), lambda x, _: (1 + x**2).rsqrt()),
-    "atan": (lambda x: x.atan(), lambda x, _: 1 / (1 + x**2)),
-    "erf": (lambda x: x.erf(), lambda x, _: 2 * (-(x**2)).exp() / flint.arb.const_sqrt_pi()),
+    "asinh": (lambda x: x.asinh(), lambda x, _: (1 + x * x).rsqrt()),
+    "atan": (lambda x: x.atan(), lambda x, _: 1 / (1 + x * x)),
+    "erf": (lambda x: x.erf(), lambda x, _: _gauss(x)),
+    "erfc": (lambda x: x.erfc(), lambda x, _: -_gauss(x)),
     "abs": (lambda x: x * _sign(x), lambda x, _: _sign(x)),
     "sign": (_sign, lambda *_: flint.arb(0)),
 }
@@ -341,7 +355,7 @@ _BINARY = {
     "add_any": lambda a, b: (a + b, flint.arb(1), flint.arb(1)),
     "sub": lambda a, b: (a - b, flint.arb(1), flint.arb(-1)),
     "mul": lambda a, b: (a * b, b, a),
-    "div": lambda a, b: (a / b, 1 / b, -a / b**2),
+    "div": lambda a, b: (a / b, 1 / b, -a / (b * b)),
     "pow": _power,
     "max": lambda a, b: _larger(a, b, True),
     "min": lambda a, b: _larger(a, b, False),

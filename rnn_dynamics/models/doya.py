@@ -30,11 +30,11 @@ class DoyaNeuron(equinox.Module):
         w: Weight of the neuron onto itself.
         b: Bias.
         epsilon: ε, the time step, in (0, 1].
-        w_in: w', the weight of the input.
+        w_in: w', the weight of the input; None for a neuron that takes none.
 
     Raises:
         ValueError: a parameter that is not a finite real scalar, or ε outside (0, 1]; when called, a state that is not
-            a float array (1,) or an input that is not a scalar or (1,).
+            a float array (1,), an input that is not a scalar or (1,), or one where w_in is None.
 
     Example:
         >>> DoyaNeuron(w=5.0, b=-2.5)(jnp.array([0.5]))  # x = 1/2 is a fixed point on b = -w/2
@@ -51,13 +51,13 @@ class DoyaNeuron(equinox.Module):
     w: Float[Array, ""]
     b: Float[Array, ""]
     epsilon: Float[Array, ""]
-    w_in: Float[Array, ""]
+    w_in: Float[Array, ""] | None
 
-    def __init__(self, w, b, epsilon=1.0, w_in=0.0):
+    def __init__(self, w, b, epsilon=1.0, w_in=None):
         self.w = _check.number("w", w)
         self.b = _check.number("b", b)
         self.epsilon = _check.number("epsilon", epsilon)
-        self.w_in = _check.number("w_in", w_in)
+        self.w_in = None if w_in is None else _check.number("w_in", w_in)
         _check.within("epsilon", self.epsilon, "lie in (0, 1]", lambda e: 0 < e <= 1)
 
     def __call__(
@@ -91,6 +91,8 @@ class DoyaNeuron(equinox.Module):
     def _drive(self, u):
         if u is None:
             return 0.0
+        if self.w_in is None:
+            raise ValueError("u must be None for a neuron whose w_in is None; got an input")
         return self.w_in * _check.floats("u", u, *(() if jnp.ndim(u) == 0 else (1,)), check_finite=False)
 
     def equilibria(self) -> Float[Array, " k"]:
