@@ -17,7 +17,7 @@ from jax.extend.core import get_opaque_trace_state
 from jaxtyping import Array
 from threadpoolctl import threadpool_limits
 
-__all__ = ["jit", "jit_wide", "on_one_blas_thread", "one_blas_thread", "top_level", "untiled"]
+__all__ = ["any_lane", "jit", "jit_wide", "on_one_blas_thread", "one_blas_thread", "top_level", "untiled"]
 
 Function = TypeVar("Function", bound=Callable)
 
@@ -104,6 +104,22 @@ def untiled(x: Array) -> Array:
 @untiled.defjvp
 def _(primals, tangents):
     return untiled(*primals), tangents[0]
+
+
+@jax.custom_batching.custom_vmap
+def any_lane(flag: Array) -> Array:
+    """A flag as it is; under `vmap`, whether it holds in any lane.
+
+    As the condition of a loop whose body changes nothing in lanes that are over: JAX would copy every lane's state,
+    round by round, to see to that itself. As that of a `cond`: JAX would take both ways in every lane.
+    """
+    return flag
+
+
+@any_lane.def_vmap
+def _(axis_size, in_batched, flag):
+    del axis_size, in_batched
+    return any_lane(jnp.any(flag)), False
 
 
 def one_blas_thread():

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, PyTree
 
 from rnn_dynamics import _check, _graded, flows, jacobians
-from rnn_dynamics._compile import jit, on_one_blas_thread
+from rnn_dynamics._compile import any_lane, jit, on_one_blas_thread
 
 __all__ = ["Spectrum", "entropy", "flow_spectrum", "kaplan_yorke", "participation_ratio", "spectrum"]
 
@@ -26,8 +26,8 @@ class Spectrum(equinox.Module):
     """Lyapunov exponents of one orbit, the largest first, with what there is to know about their accuracy."""
 
     exponents: Float[Array, " k"]
-    """Nats per step (of a field: per unit of time); -inf where the Jacobian is singular to working precision, and NaN
-    if no step was averaged."""
+    """Nats per step (of a field: per unit of time); -inf where the Jacobian is singular to working precision (or, if
+    `condition` is infinite, may only seem so), and NaN if no step was averaged."""
     standard_error: Float[Array, " k"]
     """Of each exponent, from the scatter of block means; infinite if there are fewer than two blocks."""
     history: Float[Array, "blocks k"]
@@ -37,7 +37,8 @@ class Spectrum(equinox.Module):
     beyond about 3 the run was too short to have settled."""
     condition: Float[Array, ""]
     """The most that a column lost to those before it, as a factor, in one elimination and in one QR, multiplied:
-    rounding has cost the exponents at most about this many machine epsilons."""
+    rounding has cost the exponents that are finite at most about this many machine epsilons. Infinite if a column was
+    lost while several steps shared one QR: `interval=1` tells whether the Jacobian is singular."""
     num_averaged: Int[Array, ""]
     """Steps that entered the averages: fewer than asked for if the orbit left the floating-point numbers."""
     num_asked: int = equinox.field(static=True)
@@ -80,7 +81,9 @@ def spectrum(
     Several steps may share one QR. Between two of them a column loses digits to those before it, ‖column of R‖/r_ii
     of them as a factor; `condition` is the largest factor met. Columns about to leave the floats are factorised early.
     If it is one step and k = n, rows of J that differ in size, as those of diag(σ′) W do, lose nothing: QR takes them
-    in order of size (Cox and Higham), and the factor is their size, weighted as in column i of Q, over r_ii.
+    in order of size (Cox and Higham), and the factor is their size, weighted as in column i of Q, over r_ii. Nor do
+    columns, as those of W diag(σ′): where the factor is beyond ε^{-1/2}, J is factorised alone first, and R_J Q then.
+    With k < n it is not known what forming J Q has lost, and not counted.
 
     With "auto" QR comes at the end of a block. Until then only the span of the leading columns matters, and elimination
     with partial pivoting keeps it at a quarter of the work: J_t L_t = Pᵀ L_{t+1} U_t, with (|L||U|)_ii/|u_ii| for the
@@ -279,23 +282,25 @@ def _check_exponents(exponents):
 def _spectrum(step, x0, inputs, total, num_exponents, num_transient, interval):
     x0 = _check.first_state(step, x0, inputs)
     push = lambda x, q, u: (*jacobians.push(step, x, u, q), 0.0)  # noqa: E731
-    return _average(push, x0, inputs, total, num_exponents, num_transient, interval)
+    jacobian = lambda x, u: jacobians.jacobian(step, x, u)  # noqa: E731
+    return _average(push, jacobian, x0, inputs, total, num_exponents, num_transient, interval)
 
 
 @jit
 def _flow_spectrum(field, x0, total, num_exponents, num_transient, interval, rtol, atol):
     x0 = _check.next_state(field, x0, name="field")
     push = lambda x, q, _: flows.turn(field, x, q, interval, rtol=rtol, atol=atol)  # noqa: E731
-    found = _average(push, x0, None, total, num_exponents, num_transient, 1)
+    found = _average(push, None, x0, None, total, num_exponents, num_transient, 1)
     rates = lambda found: (found.exponents, found.standard_error, found.history)  # noqa: E731
     return equinox.tree_at(rates, found, replace_fn=lambda rate: rate / interval)
 
 
-def _average(push, x0, inputs, total, num_exponents, num_transient, interval):
+def _average(push, jacobian, x0, inputs, total, num_exponents, num_transient, interval):
     """Scans orbit and tangents, gathers ln r_ii into blocks, and makes a Spectrum of them.
 
-    `push(x, q, u)` gives the next state, J q e^{-l}, and l. Whether to factorise after a step is decided by the steps
-    since the last time and the interval then chosen; the end of a block is always a time, as is the end of the floats.
+    `push(x, q, u)` gives the next state, J q e^{-l}, and l; `jacobian(x, u)` gives J, if it is not None. Whether to
+    factorise after a step is decided by the steps since the last time and the interval then chosen; the end of a block
+    is always a time, as is the end of the floats.
     """
     _check.at_least_single(x0)
     num_blocks = math.isqrt(averaged := total - num_transient)
@@ -304,31 +309,48 @@ def _average(push, x0, inputs, total, num_exponents, num_transient, interval):
     is_end = (np.diff(boundary) > 0) | (np.arange(1, total + 1) == num_transient)
     target = max(0.0, -0.45 * math.log(float(jnp.finfo(x0.dtype).eps)) - math.log(len(x0)))
     smallest = float(jnp.finfo(x0.dtype).tiny) ** 0.25  # a square must stay in the floats, after one more step
-    factorise = _eliminate if interval == "auto" else _orthogonalise
+    whole, auto = num_exponents == len(x0) > 1, interval == "auto"
     dtype, one, zeros = x0.dtype, jnp.ones((), x0.dtype), jnp.zeros(num_exponents, x0.dtype)
+    serious = float(jnp.finfo(dtype).eps) ** -0.5
 
-    def wait(q, _alone):
-        return q, zeros, one, one
+    def wait(q, _):
+        return q, zeros, zeros, one
+
+    def factorise(q, alone):
+        return _graded.triangle_with_losses(q) if auto else _graded.qr_with_losses(q, alone & whole)
+
+    def again(bad, found, x, q, u):
+        """One step factorised with more care, where that loses less."""
+        other = _graded.qr_of_product(jacobian(x, u), q)
+        new, old = (jnp.log(jnp.minimum(factors, serious**4)).sum() for factors in (other[2], found[2]))
+        return jax.tree.map(lambda new_, old_: jnp.where(bad & (new < old), new_, old_), other, found)
 
     def advance(carry, now):
         (x, q, since, chosen, growth, alive), (logs, counts, lost, skew) = carry
         u, block, is_end = now
-        new_x, new_q, pushed = push(x, q, u)
+        old, (new_x, new_q, pushed) = (x, q), push(x, q, u)
         sizes = jnp.abs(new_q).max(axis=0)
         was_alive, alive = alive, alive & jnp.isfinite(new_x).all() & jnp.isfinite(len(x0) * sizes).all()
         x, q, since = jnp.where(alive, new_x, x), jnp.where(alive, new_q, q), since + alive
         is_end |= was_alive & ~alive
 
         due = is_end | (since >= chosen) | (sizes.max() > 1 / smallest) | (sizes.min() < smallest)
-        found = _orthogonalise(q, True) if interval == 1 else jax.lax.cond(due, factorise, wait, q, since < 2)
+        found = factorise(q, True) if interval == 1 else jax.lax.cond(due, factorise, wait, q, since < 2)
+        if whole and jacobian is not None:
+            bad = alive & due & (since < 2) & (found[2].max() > serious)
+            found = jax.lax.cond(any_lane(bad), again, lambda _, found, *__: found, bad, found, *old, u)
         q, log, factor, stretch = found[0], found[1] + jnp.where(alive, pushed, 0.0), *found[2:]
-        if interval == "auto":
-            q, more, turned, _ = jax.lax.cond(is_end, _orthogonalise, wait, q, True)
-            log, skew = log + more, jnp.where(block < num_blocks, jnp.maximum(skew, turned), skew)
-            factor = jnp.where(since > 1, stretch, factor)  # rows of a product keep no digits of their own
+        gone = log == -jnp.inf
+        factor = jnp.where(gone, 1, factor).max()
+        # Rows of a product keep no digits of their own; nor is it known whether a column lost in it was J's to lose.
+        factor = jnp.where(since > 1, jnp.where(gone.any(), jnp.inf, stretch), factor)
+        if auto:
+            q, more, turned, _ = jax.lax.cond(is_end, _graded.qr_with_losses, wait, q, False)
+            log, skew = log + more, jnp.where(block < num_blocks, jnp.maximum(skew, turned.max()), skew)
             # Stretch grows like n·e^{growth·interval}, n being what a random matrix has. One calm interval does not
             # promise another: the fastest growth seen is forgotten slowly, and an interval at most doubles.
             seen = (jnp.log(stretch) - math.log(len(x0))) / jnp.maximum(since, 1)
+            seen = jnp.where(gone.any(), target, seen)  # next time after one step
             growth = jnp.where(due, jnp.maximum(seen, 0.98 * growth), growth)
             longer = jnp.minimum(target / jnp.maximum(growth, target / _LONGEST), 2.0 * since)
             chosen = jnp.where(due, jnp.maximum(1, longer.astype(since.dtype)), chosen)
@@ -345,42 +367,6 @@ def _average(push, x0, inputs, total, num_exponents, num_transient, interval):
     steps = inputs, jnp.asarray(blocks), jnp.asarray(is_end)
     _, (logs, counts, lost, skew) = jax.lax.scan(advance, (state, sums), steps)[0]
     return _summary(logs[:-1], counts[:-1], lost * skew, averaged)
-
-
-def _eliminate(a, _alone):
-    """Pᵀ L of P A = L U, ln |u_ii|, and the largest (|L||U|)_ii/|u_ii| and ‖column of U‖/|u_ii|."""
-    packed, pivots, _ = jax.lax.linalg.lu(a)
-    lower = jnp.tril(packed, -1) + jnp.eye(*a.shape, dtype=a.dtype)
-    square = packed[: a.shape[1]]
-    # Higham (2002), Accuracy and Stability of Numerical Algorithms, theorem 9.3: P A + ΔA = L U, |ΔA| ≤ n ε |L| |U|.
-    # Summed over rows of U: over those of L it would take four times as long.
-    size = jnp.sum(jnp.triu(jnp.abs(square * square.T), 1), axis=0) + jnp.abs(jnp.diagonal(square))
-    return _graded.swapped_back(lower, pivots), *_diagonal(jnp.triu(square), size, len(a))
-
-
-def _orthogonalise(a, alone):
-    """Q of A = Q R, ln r_ii, and the largest rounding of A over ε r_ii and ‖column of R‖/r_ii; `alone`: of one step."""
-    rows, (n, k) = jnp.abs(a).max(axis=1), a.shape
-    order, place = _graded.descending(rows)
-    q, r = jnp.linalg.qr(a[order])
-    q, size = q[place], _lengths(r)
-    if n == k:  # rows of A are as long as those of J: if they are small, their rounding is
-        size = jnp.minimum(size, jnp.where(alone, rows @ jnp.abs(q), jnp.inf))
-    return q, *_diagonal(r, size, n)
-
-
-def _diagonal(upper, size, n):
-    diagonal = jnp.abs(jnp.diagonal(upper))
-    lost = diagonal <= n * jnp.finfo(size.dtype).eps * size  # singular to working precision
-    kept = jnp.where(lost, 1.0, diagonal)
-    factor, stretch = (jnp.where(lost, 1.0, a / kept).max() for a in (size, _lengths(upper)))
-    return jnp.where(lost, -jnp.inf, jnp.log(kept)), factor, stretch
-
-
-def _lengths(a):
-    """Of the columns; their scale, the inverse of which is neither 0 nor infinite, is taken out of the squares."""
-    scale = jnp.maximum(jnp.abs(a).max(axis=0) / 4, jnp.finfo(a.dtype).tiny)
-    return scale * jnp.linalg.norm(a / scale, axis=0)
 
 
 def _summary(logs, counts, condition, num_asked):

@@ -4,10 +4,12 @@ import math
 
 import jax
 import jax.numpy as jnp
+import mpmath
 import numpy as np
 import pytest
 
 from rnn_dynamics import flows, jacobians, lyapunov, simulate
+from rnn_dynamics.activations import tanh
 from rnn_dynamics.models import DoyaNeuron, ElmanRNN, PascanuRNN
 from rnn_dynamics.models.reference import Henon, Linear, Logistic, chaotic_module
 
@@ -237,6 +239,50 @@ def test_pre_and_post_activation_forms_share_their_exponents():
     one = lyapunov.spectrum(pascanu, state(12), inputs, num_transient=500).exponents
     other = lyapunov.spectrum(elman, jnp.tanh(state(12)), inputs, num_transient=500).exponents
     np.testing.assert_allclose(one, other, rtol=0, atol=5e-3)
+
+
+@pytest.mark.parametrize("interval", [1, "auto"])
+@pytest.mark.parametrize("gain", [6.0, 30.0])
+def test_a_saturated_network_keeps_all_its_exponents_in_either_form(gain, interval):
+    # The columns of W diag(σ′) span e^-200 and more. The product of all Jacobians loses none of them (test_products);
+    # from step 100 to 500 it grows by the exponents, for by then Q and the singular vectors have settled to e^-100.
+    w = gain * np.random.default_rng(1).standard_normal((6, 6))
+    network, start = PascanuRNN(w, None, np.zeros(6), tanh), jax.device_put(np.ones(6))
+    found = lyapunov.spectrum(network, start, num_steps=500, num_transient=100, interval=interval)
+    early, late = (
+        np.asarray(jacobians.transition(network, start, num_steps=t).log_singular_values()) for t in (100, 500)
+    )
+    np.testing.assert_allclose(found.exponents, (late - early) / 400, rtol=0, atol=10 * EPS * float(found.condition))
+    assert float(found.condition) < 1e8
+    elman = lyapunov.spectrum(ElmanRNN.from_pascanu(network), jnp.tanh(start), num_steps=500, num_transient=100)
+    # One orbit, a step apart: ln σ′ of the first and the last of 400 steps differ by at most about ln σ′ itself.
+    np.testing.assert_allclose(found.exponents, elman.exponents, atol=2 * float(np.abs(found.exponents).max()) / 400)
+
+
+@pytest.mark.parametrize(("interval", "least"), [(1, 1.0), (4, 1.0), (7, 1e10), (10, np.inf), (16, np.inf)])
+def test_a_column_lost_between_two_factorisations_is_not_called_singular(interval, least):
+    turn = np.array([[math.cos(1), -math.sin(1)], [math.sin(1), math.cos(1)]])
+    network, start = Linear(turn @ np.diag([1e4, 1.0]) @ turn.T), jax.device_put(np.zeros(2))
+    found = lyapunov.spectrum(network, start, num_steps=200, num_transient=20, interval=interval)
+    assert float(found.condition) >= least
+    error = np.abs(np.asarray(found.exponents) - [math.log(1e4), 0.0]).max()
+    assert error <= 10 * EPS * float(found.condition)
+
+
+@pytest.mark.parametrize("a", [1e2, 1e4, 1e6])
+def test_the_condition_counts_what_forming_the_product_has_lost(a):
+    # κ = a²: the small singular value of J rounds at ε·a, relative to 1/a. mpmath has the exponents of J as stored.
+    turn = np.array([[0.6, -0.8], [0.8, 0.6]])
+    j = turn @ np.diag([a, 1 / a]) @ turn.T
+    with mpmath.workdps(50):
+        trace, det = mpmath.mpf(j[0, 0]) + j[1, 1], mpmath.mpf(j[0, 0]) * j[1, 1] - mpmath.mpf(j[0, 1]) * j[1, 0]
+        large = (trace + mpmath.sqrt(trace**2 - 4 * det)) / 2
+        exact = [float(mpmath.log(large)), float(mpmath.log(det / large))]
+    for interval in (1, "auto"):
+        found = lyapunov.spectrum(
+            Linear(j), jax.device_put(np.zeros(2)), num_steps=200, num_transient=20, interval=interval
+        )
+        assert np.abs(np.asarray(found.exponents) - exact).max() <= 10 * EPS * float(found.condition) <= 1e-2
 
 
 def test_a_map_without_a_jacobian_of_its_own_gives_the_same():
@@ -484,7 +530,7 @@ def test_participation_ratio_counts_equal_directions_and_ignores_scale():
         ({"num_transient": -1}, "num_transient.*-1"),
         ({"interval": 0}, "interval.*0"),
         ({"interval": "often"}, "interval.*'often'"),
-        ({"num_steps": 0}, "num_transient must leave"),
+        ({"num_steps": 0}, "num_transient must be less than"),
         ({"num_steps": None}, "inputs or num_steps"),
         ({"inputs": jnp.ones((4, 1))}, "inputs must be 10 steps long.*4"),
     ],
@@ -500,7 +546,7 @@ def test_misuse_of_the_rest_is_named():
     for options, message in (
         ({"duration": 0.0}, "duration.*0.0"), ({"interval": -1.0}, "interval.*-1.0"),
         ({"transient": -1.0}, "transient"), ({"transient": math.inf}, "transient"), ({"transient": "1"}, "transient"),
-        ({"rtol": 0.0}, "rtol"), ({"duration": 0.1, "interval": 1.0}, "num_transient must leave"),
+        ({"rtol": 0.0}, "rtol"), ({"duration": 0.1, "interval": 1.0}, "duration must be"),
     ):  # fmt: skip
         with pytest.raises(ValueError, match=message):
             lyapunov.flow_spectrum(field, x0, **({"duration": 1.0, "interval": 0.1} | options))

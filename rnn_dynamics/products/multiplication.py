@@ -155,7 +155,8 @@ def _accumulate(matrix, product, left):
     matrix = _graded.times_power(matrix, -power)
     sizes = jnp.max(jnp.abs(matrix), axis=0)
     graded = jnp.max(sizes) > _GRADED * jnp.min(sizes)
-    q1, r1 = lax.cond(graded, _by_rows, lambda matrix: (jnp.eye(len(matrix), dtype=matrix.dtype), matrix), matrix)
+    one = jnp.eye(len(matrix), dtype=matrix.dtype)
+    q1, r1 = lax.cond(graded, _graded.by_rows, lambda matrix: (one, matrix), matrix)
     c = r1 @ u
     order, _ = _graded.descending(jnp.log(jnp.max(jnp.abs(c), axis=0)) + log_scale)
     q2, r2 = _graded.row_sorted_qr(jnp.where(log_scale == -jnp.inf, 0, c)[:, order])
@@ -262,13 +263,6 @@ def _stretches(matrices):
 def stretch_size(num: int) -> int:
     """How many of `num` factors to multiply in parallel at a time: as evenly as goes, at most 1,024."""
     return -(-num // -(-num // _CHUNK))
-
-
-def _by_rows(matrix):
-    """matrix = q·r with rows of r at their own sizes: r·u keeps them all, where matrix·u rounds small columns away."""
-    order, place = _graded.descending(jnp.max(jnp.abs(matrix), axis=0))
-    q, r = _graded.row_sorted_qr(matrix[:, order])
-    return q, r[:, place]
 
 
 def _straight(product, left):
