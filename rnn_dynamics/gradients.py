@@ -231,7 +231,7 @@ def _length(vector):
 
 @jit_wide
 def _backpropagate(step, xs, inputs, cotangent):
-    _check.first_state(step, xs[0], inputs)
+    xs = xs.astype(_check.first_state(step, xs[0], inputs).dtype)
 
     def back(carry, now):
         direction, log_norm, left = carry
@@ -240,7 +240,7 @@ def _backpropagate(step, xs, inputs, cotangent):
         log_norm, left = total(log_norm, left, change)
         return (direction, log_norm, left), (direction, log_norm)
 
-    last = _unit(cotangent.astype(xs.dtype))
+    last = tuple(each.astype(xs.dtype) for each in _unit(cotangent))  # a length may be beyond the narrower floats
     start = (*last, jnp.zeros((), xs.dtype))
     _, (directions, log_norms) = jax.lax.scan(back, start, (xs[:-1], inputs), reverse=True)
     return jnp.concatenate([directions, last[0][None]]), jnp.concatenate([log_norms, last[1][None]])
@@ -268,14 +268,14 @@ def _contributions(step, x0, inputs, loss, num_steps):
 
 @jit_wide
 def _omega(step, xs, inputs, cotangents, squared, immediate, bound):
-    _check.first_state(step, xs[0], inputs)
+    xs = xs.astype(_check.first_state(step, xs[0], inputs).dtype)
     if immediate:
         xs, cotangents = jax.lax.stop_gradient((xs, cotangents))
 
     def term(x, u, cotangent):
         direction, log_norm = _unit(cotangent)
         counts = (2 * log_norm >= jnp.log(bound)) & jnp.isfinite(log_norm)
-        pulled = jax.vjp(lambda x: step(x, u), x)[1](jnp.where(counts, direction, 1.0))[0]
+        pulled = jax.vjp(lambda x: step(x, u), x)[1](jnp.where(counts, direction, 1.0).astype(x.dtype))[0]
         ratio = jnp.sum(pulled**2) if squared else _length(pulled)
         return jnp.where(counts, (ratio - 1) ** 2, 0.0)
 

@@ -81,11 +81,12 @@ def transition(
     num_steps: int | None = None,
     parallel: bool = False,
 ) -> Product:
-    r"""How the state after T steps answers to the initial one, exactly at any length.
+    r"""How the state after T steps answers to the initial one, at any length.
 
     $$ \frac{\partial x_T}{\partial x_0} = J_{T-1} \cdots J_1 J_0, \qquad J_t = \partial x_{t+1} / \partial x_t $$
 
-    The Jacobians are multiplied as the map runs and never stored; the product neither over- nor underflows.
+    The Jacobians are multiplied as the map runs and never stored; the product neither over- nor underflows, and is as
+    accurate as `products` says. An orbit that leaves the floats makes it NaN.
 
     Args:
         step: The map, `(x, u) -> x`.

@@ -365,6 +365,20 @@ def test_a_gradient_that_is_exactly_zero_stays_zero_and_its_logarithm_is_minus_i
     assert float(gradients.omega(step, jnp.ones((4, 1)), inputs, directions[1:])) == 1.0
 
 
+def test_an_orbit_in_float32_of_a_map_in_float64_is_taken_back_in_float64():
+    step = lambda x, u: x * np.float64(0.5)  # noqa: E731
+    xs, cotangent = jax.device_put(np.ones((3, 1), np.float32)), jax.device_put(np.array([1e50]))
+    for orbit in (xs, xs.astype(float)):
+        directions, log_norms = gradients.backpropagate(step, orbit, None, cotangent)
+        np.testing.assert_array_equal(directions, np.ones((3, 1)))
+        np.testing.assert_allclose(log_norms, np.log(1e50) - np.log(2) * np.arange(2, -1, -1), rtol=4 * EPS)
+    single = lambda x, u: x * np.float32(0.5)  # noqa: E731
+    _, log_norms = gradients.backpropagate(single, xs, None, cotangent)  # a length beyond float32
+    np.testing.assert_allclose(log_norms, np.log(1e50) - np.log(2) * np.arange(2, -1, -1), rtol=1e-6)
+    cotangents = jax.device_put(np.ones((2, 1), np.float32))
+    assert float(gradients.omega(step, xs, None, cotangents)) == pytest.approx(0.5, abs=4 * EPS)  # 2 (0.5 - 1)²
+
+
 def test_omega_is_zero_for_an_orthogonal_map_and_known_for_a_scaled_one():
     q = jnp.asarray(np.linalg.qr(np.random.default_rng(0).standard_normal((5, 5)))[0])
     xs, cotangents = jnp.zeros((11, 5)), jnp.asarray(np.random.default_rng(1).standard_normal((10, 5)))

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from rnn_dynamics import products
+from rnn_dynamics.jacobians import transition
 
 EPS = np.finfo(float).eps
 
@@ -267,6 +268,43 @@ def test_derivatives_of_a_composition_are_right_or_nan():
         found = np.asarray(derivative(matrices))
         np.testing.assert_allclose(found[:rank], exact, rtol=0, atol=1e-11 * np.abs(exact).max())
     assert np.isnan(derivative(np.stack([OTHER, ROW])))[:4].any(axis=(2, 3)).all()
+
+
+def test_entries_of_a_product_have_their_derivatives_or_none():
+    def entries(matrices, vector):
+        product = products.from_matrices(matrices)
+        return product.to_array(), product.apply(vector)[0]
+
+    derivative = jax.jit(jax.jacrev(entries, argnums=(0, 1)))
+    factors, vector = np.stack([OTHER, WEIGHTS, OTHER]), np.eye(5)[0]
+    (whole, _), (turned, by_vector) = derivative(factors, vector)
+
+    def plainly(matrices, vector):
+        product = matrices[2] @ matrices[1] @ matrices[0]
+        return product, product @ vector / jnp.linalg.norm(product @ vector)
+
+    (exact, _), (exactly_turned, exactly_by_vector) = jax.jit(jax.jacrev(plainly, argnums=(0, 1)))(factors, vector)
+    for found, true in ((whole, exact), (turned, exactly_turned), (by_vector, exactly_by_vector)):
+        np.testing.assert_allclose(found, true, rtol=0, atol=1e-11 * np.abs(true).max())  # as above
+    (whole, _), (turned, by_vector) = derivative(np.stack([OTHER, ROW, OTHER]), vector)
+    assert np.isnan(whole).any(axis=(0, 1)).all()  # the change of a zero row is not stored
+    assert np.isnan(turned).any(axis=0).all()
+    assert np.isfinite(by_vector).all()
+    # A vector that has no part in a direction still answers to what it is given of it.
+    stretch = products.from_matrices(jax.device_put(np.diag([2.0, 3.0])[None]))
+    np.testing.assert_allclose(jax.jit(jax.jacobian(lambda x: stretch.apply(x)[0]))(np.eye(2)[0]), np.diag([0.0, 1.5]))
+
+
+def test_what_is_not_finite_makes_a_product_nan_and_never_zero():
+    for factor in (np.diag([np.inf, 1.0]), np.full((2, 2), np.inf), np.diag([np.nan, 1.0])):
+        matrices = np.stack([np.eye(2), factor, np.eye(2)])
+        for parallel in (False, True):
+            norm = jax.jit(lambda m, parallel=parallel: products.from_matrices(m, parallel=parallel).log_norm())(
+                matrices
+            )
+            assert np.isnan(norm)
+    for square in (lambda x, u: x**2, lambda x, u: 4.5 * x * (1 - x)):
+        assert np.isnan(transition(square, jax.device_put(np.array([2.0, 0.5])), num_steps=20).log_norm())
 
 
 def test_in_parallel_over_time_every_partial_product_is_the_same():

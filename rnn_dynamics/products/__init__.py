@@ -6,6 +6,11 @@ conditioned, and only ratios of scales are ever exponentiated:
 
 $$ A = U \, \mathrm{diag}(e^{\ell}) \, V $$
 
+Rounding perturbs each factor by ε times the least of the sizes of its row and its column, zeros included. That moves no
+logarithm by more than rounding unless factors are far from normal over many steps: a chain without feedback, as
+[[.5, 10¹⁵], [0, .5]] a thousand times over, is not kept triangular, and its zeros count as ε or so. What is not finite
+makes a product NaN.
+
 Row 1 of the layer table: `product` is the factored matrix, `multiplication` on it makes one. Next: `jacobians`, which
 multiplies along a trajectory.
 """

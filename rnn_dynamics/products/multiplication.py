@@ -14,7 +14,7 @@ from jaxtyping import Array, DTypeLike, Float, PyTree
 
 from rnn_dynamics import _check, _graded
 from rnn_dynamics._compile import jit
-from rnn_dynamics.products.product import Product, identity
+from rnn_dynamics.products.product import Product, identity, regular
 
 __all__ = ["advance", "compose", "cumulative", "from_matrices", "multiply", "scan", "stretch_size"]
 
@@ -99,7 +99,8 @@ def cumulative(matrices: Float[Array, "T n n"], *, parallel: bool = False) -> Pr
 def compose(later: Product, earlier: Product) -> Product:
     r"""later · earlier, associative up to rounding; `jax.vmap` it for products with leading axes.
 
-    Derivatives are NaN where `later` is singular; those of `multiply` and `from_matrices` are right there too.
+    Derivatives are NaN where `later` is singular, and so are those of all that is done with `parallel=True`, which
+    composes; those of `multiply` are as `Product` says.
 
     Raises:
         ValueError: products of different sizes, or with leading axes.
@@ -329,20 +330,6 @@ def _(primals, tangents):
 def _compose(later, earlier):
     nothing = jnp.zeros_like(later.log_scale)
     (u2, left, v2, _), (u1, right, v1, _) = _straight(later, nothing), _straight(earlier, nothing)
-    left, b = _regular(left, v2 @ u1)
+    left, b = regular(left, v2 @ u1)
     columns, log_scale, rows = _graded.eliminate(b, left, right)
     return _scaled(*_graded.qr(u2 @ columns), log_scale, nothing, rows @ v1)[0]
-
-
-@jax.custom_jvp
-def _regular(log_scale, b):
-    """Both as they are, with a derivative only where no scale is -inf."""
-    return log_scale, b
-
-
-@_regular.defjvp
-def _(primals, tangents):
-    # What a zero singular value of the later product changes to is not stored, and the earlier product can make it
-    # count: NaN rather than a wrong number. As a factor, for reverse mode would drop a `where`.
-    factor = jnp.where(jnp.any(primals[0] == -jnp.inf), jnp.nan, 1)
-    return primals, tuple(factor.astype(tangent.dtype) * tangent for tangent in tangents)

@@ -6,6 +6,7 @@ Row 1 of the layer table, the first file of `products`. Next: `multiplication`.
 import math
 
 import equinox
+import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, DTypeLike, Float
@@ -13,14 +14,16 @@ from jaxtyping import Array, DTypeLike, Float
 from rnn_dynamics import _check, _graded
 from rnn_dynamics._compile import jit
 
-__all__ = ["Product", "identity"]
+__all__ = ["Product", "identity", "regular"]
 
 
 class Product(equinox.Module):
     r"""A matrix in factors, A = u · diag(exp(log_scale)) · v, however large or small its entries.
 
     Made by `from_matrices`, `cumulative`, `multiply` and `compose`. The factors are not unique, the methods depend on A
-    alone: differentiate those. Where the factors have leading axes (`cumulative`), the methods have them too.
+    alone: differentiate those. Of a singular A log_norm and the singular values other than 0 have their derivatives,
+    the array and `apply` NaN: what a zero turns into is not stored. Where the factors have leading axes (`cumulative`),
+    the methods have them too.
 
     Args:
         u: Orthogonal.
@@ -168,8 +171,25 @@ def _top(log_scale):
     return jnp.where(top == -jnp.inf, 0, top)
 
 
+@jax.custom_jvp
+def regular(log_scale, factor):
+    """Both as they are, with a derivative only where no scale is -inf.
+
+    What a zero singular value changes to is not stored: where it counts, NaN rather than a wrong number.
+    """
+    return log_scale, factor
+
+
+@regular.defjvp
+def _(primals, tangents):
+    # As a factor, for reverse mode would drop a `where`.
+    factor = jnp.where(jnp.any(primals[0] == -jnp.inf), jnp.nan, 1)
+    return primals, tuple(factor.astype(tangent.dtype) * tangent for tangent in tangents)
+
+
 @_method("(n,n),(n),(n,n)->(n,n)")
 def _to_array(u, log_scale, v):
+    log_scale, v = regular(log_scale, v)
     # Scales that the floats hold are added up as they are; beside larger ones they would round to 0, which matters
     # where those have exact zeros. The larger in two steps, and never times infinity: 0 stays 0.
     limit = jnp.log(jnp.finfo(v.dtype).max) - jnp.log(len(v)) - 1
@@ -181,11 +201,11 @@ def _to_array(u, log_scale, v):
 
 @_method("(n,n),(n),(n,n),(n)->(n),()")
 def _apply(u, log_scale, v, vector):
+    log_scale, v = regular(log_scale, v)
     _, power = jnp.frexp(lax.stop_gradient(jnp.max(jnp.abs(vector))))
     y = v @ _graded.times_power(vector, -power)
-    log_scale = jnp.where(y == 0, -jnp.inf, log_scale)
-    top = _top(log_scale)
-    (direction,), (log_length,) = _graded.unit((u @ (y * jnp.exp(log_scale - top)))[None])
+    top = _top(jnp.where(y == 0, -jnp.inf, log_scale))
+    (direction,), (log_length,) = _graded.unit((u @ _graded.times_exp(y, log_scale - top))[None])
     return direction, top + log_length + power.astype(v.dtype) * math.log(2)
 
 
