@@ -65,32 +65,37 @@ def compute(num_weights: int, durations: list[int], num_halvings: int) -> dict[s
 
 def draw(data: dict[str, np.ndarray]) -> Figure:
     """The threshold against the weight, the runs, and how their gradients vanish."""
-    figure, (left, middle, right) = plt.subplots(1, 3, figsize=(plotting.FULL_WIDTH, 2.5))
+    figure, (left, middle, right) = plt.subplots(1, 3, figsize=(plotting.FULL_WIDTH, 2.9))
     w = data["weights"]
-    left.fill_between(w, 0, data["critical"], color=plotting.COLOURS["stable"], alpha=0.12, linewidth=0)
+    left.fill_between(w, 0, data["critical"], color=plotting.COLOURS["flow"], alpha=0.25, linewidth=0)
     left.plot(w, data["critical"], color=plotting.COLOURS["fold"], label="$h^*(w)$")
     shades = plt.get_cmap("viridis")(np.linspace(0.85, 0.15, len(data["durations"])))
     for duration, found, shade, marker in zip(data["durations"], data["thresholds"], shades, "ov^sDP", strict=False):
-        steps = "1 step" if duration == 1 else f"{duration} steps"
+        steps = "held for 1 step" if duration == 1 else f"{duration} steps"
         left.plot(w[::3], found[::3], marker, color=shade, markersize=3, markerfacecolor="none", label=steps)
-    left.text(3.3, 0.25, "never flips", color=plotting.COLOURS["stable"], ha="center")
-    left.set(xlabel="weight $w$", ylabel="input $h$", title="the weakest input that flips", xlim=(1, 4.2), ylim=(0, 7))
-    left.legend(loc="upper left", ncols=2, title="threshold, and inputs held for", title_fontsize=7.5)
-    names = [f"noise to {NOISE[0]}", f"noise to {NOISE[1]}", f"and a pulse of {PULSE}"]
-    kinds = [("stable", "-"), ("bound", "-"), ("unstable", "--")]
-    for run, gradient, name, (kind, line) in zip(data["states"], data["log_gradients"], names, kinds, strict=True):
-        middle.plot(run, line, color=plotting.COLOURS[kind], linewidth=0.9, label=name)
-        right.plot(
-            np.arange(1, len(run)), gradient / np.log(10), line, color=plotting.COLOURS[kind], linewidth=1.1, label=name
-        )
+    left.text(3.3, 0.25, "never flips", ha="center")
+    left.set(
+        xlabel="weight $w$", ylabel="input $h$", title="the weakest input that flips", xlim=(1, 4.2), ylim=(0, 4.3)
+    )
+    weak, strong = (rf"noise within $\pm{size:g}$" for size in NOISE)
+    kinds = [
+        ("third", weak, "-"),
+        ("second", strong, "-"),
+        ("first", rf"$\pm{NOISE[0]:g}$, and a pulse of {PULSE:g}", "--"),
+    ]
+    order = (1, 0, 2)  # the noisiest run behind the others
+    for number in order:
+        run, gradient, (kind, name, line) = data["states"][number], data["log_gradients"][number], kinds[number]
+        look = {"color": plotting.COLOURS[kind], "linestyle": line, "linewidth": 1.0, "label": name}
+        middle.plot(run, **look)
+        right.plot(np.arange(1, len(run)), gradient / np.log(10), **look)
     middle.axvspan(*HELD, color=plotting.COLOURS["flow"], alpha=0.35, linewidth=0)
     middle.axhline(0, color=plotting.COLOURS["flow"], linewidth=0.6, linestyle=":")
     middle.set(xlabel="step $t$", ylabel="state $a_t$", title=f"runs at $w = {WEIGHT:g}$, $h^* = 0.533$")
-    right.set(
-        xlabel="step $t$", ylabel=r"$|\partial a_t/\partial a_0|$ (decades)", title="what is left of the gradient"
-    )
-    right.set_ylim(top=50)
-    right.legend(loc="upper right")
+    right.set(xlabel="step $t$", ylabel=r"$|\partial a_t/\partial a_0|$ (decades)", title="the gradient vanishes")
+    for ax, columns in ((left, 2), (middle, 1), (right, 1)):
+        plotting.key_below(ax, columns=columns)
+    plotting.label_panels((left, middle, right))
     return figure
 
 

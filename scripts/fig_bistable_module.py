@@ -10,7 +10,6 @@ import _figure
 import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
-from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 
 from rnn_dynamics import basins, bifurcation, continuation, fixed_points, plotting
@@ -66,10 +65,8 @@ def draw(data: dict[str, np.ndarray]) -> Figure:
     for b1 in data["biases"]:
         left.axvline(b1, color=plotting.COLOURS["flow"], linewidth=0.6, linestyle=":", zorder=0)
     left.set(xlabel="bias $b_1$", ylabel="state $x$", title="fixed points and sweeps")
-    shades = ListedColormap(["#F3D9C6", "#CFE3F1"])
     for number, (ax, b1) in enumerate(zip(rest, data["biases"], strict=True)):
-        mesh = data[f"upper_{number}"].T
-        ax.pcolormesh(data["axis_x"], data["axis_y"], mesh, cmap=shades, vmin=0, vmax=1, rasterized=True)
+        plotting.draw_basins(ax, data["axis_x"], data["axis_y"], data[f"upper_{number}"].astype(int))
         ax.plot(*data[f"border_{number}"].T, color="black", linewidth=1.1, label="stable manifold")
         ax.plot(*data[f"attractors_{number}"].T, "o", color=plotting.COLOURS["stable"], markersize=5, label="attractor")
         ax.plot(
@@ -79,6 +76,7 @@ def draw(data: dict[str, np.ndarray]) -> Figure:
     rest[0].set_ylabel("state $y$")
     for ax in rest[1:]:
         ax.tick_params(labelleft=False)
+    plotting.label_panels((left, *rest))
     handles, labels = map(sum, zip(*(ax.get_legend_handles_labels() for ax in (left, rest[0])), strict=True), ([], []))
     figure.legend(handles, labels, loc="outside lower center", ncols=4)
     return figure

@@ -46,10 +46,9 @@ def draw(data: dict[str, np.ndarray]) -> Figure:
     """The plane, coloured by the largest exponent, and the neighbourhood of the cusp."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(plotting.FULL_WIDTH, 3.4), width_ratios=[1.7, 1])
     for ax in (left, right):
-        mesh = plotting.draw_loss_map(ax, data["ws"], data["bs"], np.clip(data["exponent"], -3, None))
-        ax.plot(*data["fold"][:, :2].T, color=plotting.COLOURS["fold"], label="fold")
-        ax.plot(*data["flip"][:, :2].T, "--", color="white", linewidth=3)
-        ax.plot(*data["flip"][:, :2].T, "--", color=plotting.COLOURS["flip"], label="flip")
+        mesh = plotting.draw_loss_map(ax, data["ws"], data["bs"], data["exponent"], span=(-3, 0))
+        for kind in ("fold", "flip"):
+            plotting.draw_curve(ax, *data[kind][:, :2].T, kind=kind)
         plotting.draw_events(ax, ["CP"] * len(data["cusps"]), *data["cusps"][:, :2].T, size=9.0)
         ax.set(xlabel="weight $w$", ylabel="bias $b$")
     box = {"boxstyle": "round,pad=0.25", "facecolor": "white", "edgecolor": "none", "alpha": 0.85}
@@ -60,7 +59,8 @@ def draw(data: dict[str, np.ndarray]) -> Figure:
     left.set(title="what the attractors are", xlim=W_SPAN, ylim=B_SPAN)
     right.set(title="beside the cusp (4, -2)", xlim=(3, 7), ylim=(-4.6, -1))
     left.legend(loc="upper right")
-    figure.colorbar(mesh, ax=right, label=r"$\lambda_1$ (nats per step)", extend="min")
+    figure.colorbar(mesh, ax=right, label=r"$\lambda_1$ (nats per step)", extend="min", ticks=[-3, -2, -1, 0])
+    plotting.label_panels((left, right))
     return figure
 
 

@@ -53,9 +53,12 @@ def draw(data: dict[str, np.ndarray]) -> Figure:
     figure, (left, middle, right) = plt.subplots(1, 3, figsize=(plotting.FULL_WIDTH, 2.5))
     low, boundary, high = data["equilibria"]
     left.axhline(boundary, color=plotting.COLOURS["unstable"], linestyle="--")
-    for x in (low, high):
-        left.axhline(x, color=plotting.COLOURS["stable"], linewidth=4, alpha=0.25)
-    left.plot(data["times"], data["flow"].T, color=plotting.COLOURS["stable"], linewidth=0.8)
+    for x, place in ((low, "top"), (high, "bottom")):
+        left.axhline(x, color=plotting.COLOURS["stable"], linewidth=4, alpha=0.35, zorder=0)
+        left.annotate(
+            "stable", (11.8, x + np.sign(x - boundary) * 0.04), ha="right", va=place, color=plotting.COLOURS["stable"]
+        )
+    left.plot(data["times"], data["flow"].T, color=plotting.COLOURS["first"], linewidth=0.7)
     left.annotate("basin boundary", (11.8, boundary), ha="right", va="bottom", color=plotting.COLOURS["unstable"])
     left.set(xlim=(0, 12), ylim=(0, 1), xlabel="time $t$", ylabel="state $x$", title="ODE limit")
     for epsilon, lag, marker in zip(data["steps"], data["lags"][:NUM_SHOWN], "os^v", strict=False):
@@ -66,7 +69,7 @@ def draw(data: dict[str, np.ndarray]) -> Figure:
             linestyle="-",
             linewidth=0.7,
             markersize=2.5,
-            color=plotting.COLOURS["stable"],
+            color=plotting.COLOURS["first"],
             alpha=0.4 + 0.6 * epsilon,
             label=rf"$\varepsilon = {epsilon:g}$",
         )
@@ -75,8 +78,8 @@ def draw(data: dict[str, np.ndarray]) -> Figure:
         ylabel=r"$100\,(x_\mathrm{map} - x_\mathrm{ODE})$",
         title="map behind the ODE",
     )
-    middle.legend(loc="lower right", fontsize=7, handlelength=1.2, borderaxespad=0)
-    right.loglog(data["steps"], data["errors"], "o-", color=plotting.COLOURS["stable"], markersize=3.5, label="error")
+    middle.legend(loc="lower right", fontsize=7, handlelength=1.2, borderaxespad=0.3, borderpad=0.2)
+    right.loglog(data["steps"], data["errors"], "o", color=plotting.COLOURS["first"], markersize=3.5, label="error")
     right.loglog(
         data["steps"],
         data["errors"][-1] * data["steps"] / data["steps"][-1],

@@ -52,23 +52,24 @@ def compute(num_units: int, num_steps: int, num_settling: int, seed: int) -> dic
 def draw(data: dict[str, np.ndarray]) -> Figure:
     """Log norms against the lag with the exponent's slope, and the sizes of the temporal contributions."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(plotting.FULL_WIDTH, 2.8))
-    colours = {"stable": plotting.COLOURS["stable"], "critical": "black", "chaotic": plotting.COLOURS["unstable"]}
-    for name, gain in GAINS.items():
+    kinds = ("first", "second", "third")
+    for kind, (name, gain) in zip(kinds, GAINS.items(), strict=True):
         log_norms = data[f"{name}_log_norms"]
         lags = np.arange(len(log_norms))[::-1]
-        left.plot(lags, log_norms, color=colours[name], label=f"{name}, $g = {gain:g}$")
-        left.plot(lags, log_norms[-1] + data[f"{name}_exponent"] * lags, "--", color=colours[name], linewidth=0.8)
-    left.plot([], [], "--", color="0.4", linewidth=0.8, label=r"slope $\lambda_1$")
+        left.plot(lags, log_norms, color=plotting.COLOURS[kind], linewidth=2.2, label=f"{name}, $g = {gain:g}$")
+        slope = r"slope $\lambda_1$" if kind == "third" else None
+        left.plot(
+            lags, log_norms[-1] + data[f"{name}_exponent"] * lags, "--", color="black", linewidth=0.8, label=slope
+        )
     left.set(xlabel="lag $T - k$", ylabel=r"$\ln\,\Vert\partial E/\partial x_k\Vert$", title="back through time")
     left.legend(loc="lower left")
-    for number, ((w, b), marker) in enumerate(zip(POINTS, "vo^", strict=True)):
+    for number, (kind, (w, b), marker) in enumerate(zip(kinds, POINTS, "os^", strict=True)):
         terms = np.abs(data[f"terms_{number}"])
-        shade = ("0.6", plotting.COLOURS["stable"], plotting.COLOURS["unstable"])[number]
         right.semilogy(
             np.arange(1, len(terms) + 1),
             terms,
             marker + "-",
-            color=shade,
+            color=plotting.COLOURS[kind],
             markersize=2.5,
             linewidth=0.7,
             label=f"$w = {w:g},\\ b = {b:g}$",

@@ -1,7 +1,8 @@
 """Lyapunov exponents of random networks x' = W tanh(x), W of standard deviation g/√n: the transition to chaos.
 
-Claims: the largest exponent is ln g up to g = 1, where the origin is the attractor, and turns positive beyond; the
-whole spectrum keeps its shape as n grows; a strong enough random input suppresses the chaos of g = 2.
+Claims: as n grows the largest exponent tends to ln g up to g = 1, where the origin is the attractor, and is positive
+beyond; a network of finite size turns chaotic later, of 100 units on average near g = 1.4. The whole spectrum of one
+network of each size keeps its shape; a strong enough random input suppresses the chaos of g = 2 in 100 units.
 References: Sompolinsky, Crisanti, Sommers (1988); Molgedey, Schuchhardt, Schuster (1992) for the driven network;
 Engelken, Wolf, Abbott (2023) for the spectrum.
 """
@@ -18,10 +19,10 @@ from matplotlib.figure import Figure
 from rnn_dynamics import activations, lyapunov, plotting
 from rnn_dynamics.models import PascanuRNN
 
-SIZES, SPECTRUM_SIZES, SPECTRUM_GAIN, DRIVEN_GAIN = (100, 200, 400), (50, 100), 3.0, 2.0
+SIZES, SPECTRUM_SIZES, SPECTRUM_GAIN, DRIVEN_GAIN = (100, 200, 400), (50, 100, 200), 3.0, 2.0
 FULL = {"num_gains": 17, "num_seeds": 5, "num_steps": 1500, "num_spectrum_steps": 800}
 QUICK = {"num_gains": 3, "num_seeds": 2, "num_steps": 30, "num_spectrum_steps": 20}
-MARKERS = "osv"
+KINDS, SHIFT = ("first", "second", "third"), 0.02  # sizes stand side by side in panel a, so far apart
 
 
 def largest(w, x0, inputs, num_transient):
@@ -68,25 +69,18 @@ def draw(data: dict[str, np.ndarray]) -> Figure:
     figure, (left, middle, right) = plt.subplots(1, 3, figsize=(plotting.FULL_WIDTH, 2.6))
     gains = data["gains"]
     left.plot(gains[gains <= 1.001], np.log(gains[gains <= 1.001]), color="black", linewidth=0.9, label=r"$\ln g$")
-    for n, marker in zip(SIZES, MARKERS, strict=True):
-        plotting.draw_scatter(left, gains, data[f"largest_{n}"], marker=marker, label=f"$n = {n}$")
+    for number, (n, kind) in enumerate(zip(SIZES, KINDS, strict=True)):
+        plotting.draw_scatter(left, gains + (number - 1) * SHIFT, data[f"largest_{n}"], kind=kind, label=f"$n = {n}$")
     left.set(xlabel="gain $g$", title="autonomous")
     left.legend(loc="lower right")
-    for n, marker in zip(SPECTRUM_SIZES, MARKERS, strict=False):
-        exponents = data[f"spectrum_{n}"]
-        middle.plot(
-            (np.arange(n) + 0.5) / n,
-            exponents,
-            marker,
-            color=plotting.COLOURS["stable"],
-            markersize=2.5,
-            markerfacecolor="none",
-            label=f"$n = {n}$",
+    for n, kind in reversed(list(zip(SPECTRUM_SIZES, KINDS, strict=True))):
+        plotting.draw_spectrum(
+            middle, data[f"spectrum_{n}"], data[f"spectrum_error_{n}"], kind=kind, label=f"$n = {n}$"
         )
-    middle.set(xlabel="index $i/n$", ylabel=r"$\lambda_i$ (nats per step)", title=f"spectrum, $g = {SPECTRUM_GAIN:g}$")
+    middle.set(xlabel="index $i/n$", ylabel=r"$\lambda_i$ (nats per step)", title=f"spectra, $g = {SPECTRUM_GAIN:g}$")
     middle.legend(loc="lower left")
-    plotting.draw_scatter(right, data["strengths"], data["driven"], marker="o", label=f"$n = {SIZES[0]}$")
-    right.set(xlabel="input's standard deviation", title=f"driven, $g = {DRIVEN_GAIN:g}$")
+    plotting.draw_scatter(right, data["strengths"], data["driven"])
+    right.set(xlabel="input's standard deviation", title=f"driven, $g = {DRIVEN_GAIN:g}$, $n = {SIZES[0]}$")
     for ax in (left, right):
         ax.axhline(0, color="black", linewidth=0.5, zorder=0)
         ax.set_ylabel(r"$\lambda_1$ (nats per step)")

@@ -1,4 +1,4 @@
-"""Every branch of fixed points found in a random network of 50 units over a bias, and its special points.
+"""The branches of fixed points that can be found in a random network of 50 units over a bias, and their special points.
 
 Claims: at every fold a multiplier is 1, at every flip -1, at every Neimark-Sacker point a complex pair lies on the unit
 circle, to 1e-9; the picture is symmetric under (x, p) -> (-x, -p), as the network is; stable and unstable stretches
@@ -45,7 +45,7 @@ def compute(n: int, gain: float, seed: int, num_starts: int, num_values: int) ->
     seen = np.linalg.svd(xs - ps[:, None] * trend, full_matrices=False)[2][0]
     seen = seen - (seen @ trend) / (trend @ trend) * trend
     arrays = {
-        "w": w, "direction": direction, "num_branches": np.array(len(found.branches)),
+        "w": w, "gain": np.array(gain), "direction": direction, "num_branches": np.array(len(found.branches)),
         "kinds": np.array([event.kind for event in found.events], dtype="U2"),
         "event_p": np.array([float(event.p) for event in found.events]),
         "event_x": np.array([event.x for event in found.events]).reshape(-1, n),
@@ -68,18 +68,25 @@ def draw(data: dict[str, np.ndarray]) -> Figure:
             left, data[f"p_{number}"], data[f"seen_{number}"], data[f"stable_{number}"], labels=number == 0, width=1.0
         )
     plotting.draw_events(left, data["kinds"], data["event_p"], data["event_seen"], size=3.2)
-    left.set(xlabel="strength $p$ of the bias", ylabel="state along a direction", title="every branch found", xlim=SPAN)
+    left.set(xlabel="strength $p$ of the bias", xlim=SPAN)
+    left.set(ylabel="state, along its main bending", title=f"$n = {len(data['w'])}$ units, $g = {data['gain']:g}$")
     circle = np.exp(1j * np.linspace(0, 2 * np.pi, 200))
     right.plot(np.real(circle), np.imag(circle), color="black", linewidth=0.7)
     values = data["event_multipliers"]
-    right.plot(np.real(values).ravel(), np.imag(values).ravel(), ",", color=plotting.COLOURS["flow"], zorder=0)
+    right.plot(
+        np.real(values).ravel(), np.imag(values).ravel(), ".", color=plotting.COLOURS["flow"], markersize=2,
+        markeredgewidth=0, zorder=0, label="other multipliers",
+    )  # fmt: skip
     critical = values[np.arange(len(values)), np.abs(np.abs(values) - 1).argmin(axis=1)] if len(values) else values
     for kind in ("LP", "PD", "NS"):
         both = np.concatenate([critical[data["kinds"] == kind], critical[data["kinds"] == kind].conj()])
         plotting.draw_events(right, [kind] * len(both), np.real(both), np.imag(both), size=3.2)
     right.set(xlabel=r"$\mathrm{Re}\,\lambda$", ylabel=r"$\mathrm{Im}\,\lambda$", title="multipliers there")
     right.set(xlim=(-1.7, 1.7), ylim=(-1.7, 1.7), aspect="equal")
-    figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=5)
+    plotting.label_panels((left, right))
+    handles, names = left.get_legend_handles_labels()
+    others = [right.get_legend_handles_labels()[which][0] for which in (0, 1)]
+    figure.legend([*handles, others[0]], [*names, others[1]], loc="outside lower center", ncols=3)
     return figure
 
 

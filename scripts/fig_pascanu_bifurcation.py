@@ -59,22 +59,26 @@ def draw(data: dict[str, np.ndarray]) -> Figure:
         plotting.draw_folds(ax, data["folds"])
         ax.set(xlim=SPAN, ylim=(0, 1), xlabel="bias $b$")
     left.set(ylabel=r"fixed point $x^*$")
-    plotting.draw_flow(left, data["flow_b"], data["flow_x"], data["flow"])
+    b, x = np.meshgrid(data["flow_b"], data["flow_x"], indexing="ij")
+    written = (b > -2.34) & (b < -2.13) & (x > 0.38) & (x < 0.52)  # where words stand there is no arrow
+    plotting.draw_flow(left, data["flow_b"], data["flow_x"], np.where(written, np.nan, data["flow"]))
     quarter = np.searchsorted(data["branch_x"], 0.45)
     crossing = (data["branch_b"][quarter], data["branch_x"][quarter])
     left.plot(*crossing, "o", color=plotting.COLOURS["unstable"], markerfacecolor="white", markersize=6, zorder=6)
     left.annotate(
-        "basin boundary:\ncrossing it changes\nthe attractor",
+        "basin\nboundary",
         crossing,
         xytext=(-2.325, 0.45),
         fontsize=7.5,
         va="center",
-        bbox={"facecolor": "white", "edgecolor": "none", "pad": 1.5},
         arrowprops={"arrowstyle": "-", "linewidth": 0.6},
     )
     b2, b1 = data["folds"][1, 0], data["folds"][0, 0]
     for middle, number in (((SPAN[0] + b2) / 2, 1), ((b1 + b2) / 2, 3), ((b1 + SPAN[1]) / 2, 1)):
         left.text(middle, 1.005, f"{number} fixed point{'s' * (number > 1)}", ha="center", va="bottom", fontsize=7)
+    left.set_title("flow towards the stable states")
+    right.set_title("slow sweeps and hysteresis")
+    plotting.label_panels((left, right), pad=17)
     every = max(1, len(data["biases"]) // 50)
     for direction in ("up", "down"):
         states = data[f"sweep_{direction}"]

@@ -53,12 +53,13 @@ def draw(data: dict[str, np.ndarray]) -> Figure:
         1, 3, figsize=(plotting.FULL_WIDTH, 2.9), width_ratios=(1, 1, 1.25), gridspec_kw={"wspace": 0.08}
     )
     low, boundary, high = data["attractors"]
-    colours = {"below": plotting.COLOURS["down"], "above": plotting.COLOURS["up"]}
+    colours = {"below": plotting.COLOURS["second"], "above": plotting.COLOURS["first"]}
     times = np.arange(len(data["below"]))
     for ax in (left, right):
         ax.axhline(boundary, color=plotting.COLOURS["unstable"], linestyle="--", linewidth=1, zorder=0)
     for x in (low, high):
-        left.axhline(x, color=plotting.COLOURS["stable"], linewidth=4, alpha=0.25)
+        left.axhline(x, color=plotting.COLOURS["stable"], linewidth=4, alpha=0.35, zorder=0)
+        left.annotate("stable", (1, 0.92 * x), color=plotting.COLOURS["stable"], va="top" if x > 0 else "bottom")
     left.fill_between(times[:-1], data["inputs"], step="post", color=plotting.COLOURS["flow"], alpha=0.4, linewidth=0)
     for name, marker in (("below", "v"), ("above", "^")):
         left.plot(times, data[name], marker + "-", color=colours[name], markersize=3, linewidth=0.8)
@@ -73,9 +74,9 @@ def draw(data: dict[str, np.ndarray]) -> Figure:
     left.set(xlabel="step $t$", ylabel="state $x_t$", title="two states, the same maps")
 
     gap = data["above"] - data["below"]
-    middle.semilogy(times, gap, "o", color="black", markersize=3, label="distance")
+    middle.semilogy(times, gap, "o", color=plotting.COLOURS["third"], markersize=3.5, label="distance")
     predicted = gap[0] * np.exp(np.concatenate([[0.0], data["log_product"]]))
-    middle.semilogy(times, predicted, color=plotting.COLOURS["bound"], label="product of Jacobians")
+    middle.semilogy(times, predicted, color="black", linewidth=0.9, label="product of Jacobians")
     middle.set(xlabel="step $t$", ylabel="distance", ylim=(gap[0] / 10, 30), title="how far apart")
     middle.legend(loc="lower right")
 

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 from scipy.special import expit
 
 from rnn_dynamics import activations, plotting, simulate, training
@@ -18,7 +19,7 @@ from rnn_dynamics.models import PascanuRNN
 
 NUM_STEPS, TARGET = 50, 0.7
 STARTS, RATE, MAX_NORM, NUM_UPDATES = ((5.0, -2.2), (5.5, -2.7)), 0.1, 0.5, 150
-W_SPAN, B_SPAN = (4.0, 6.5), (-3.5, -1.8)
+W_SPAN, B_SPAN = (4.0, 6.5), (-3.8, -1.8)
 WALL_START = 2 + 2 * np.cosh(0.5)  # 1/σ'(1/2): for smaller w the point x = 1/2 is stable and there is no wall
 FULL = {"num_weights": 301, "num_biases": 301}
 QUICK = {"num_weights": 31, "num_biases": 31}
@@ -60,8 +61,9 @@ def compute(num_weights: int, num_biases: int) -> dict[str, np.ndarray]:
 
 def draw(data: dict[str, np.ndarray]) -> Figure:
     """The surface in three dimensions, and as a map with the wall and the descents."""
-    figure = plt.figure(figsize=(plotting.FULL_WIDTH, 3.1))
-    solid = figure.add_subplot(1, 2, 1, projection="3d")
+    figure = plt.figure(figsize=(plotting.FULL_WIDTH, 3.3))
+    grid = figure.add_gridspec(1, 2, wspace=0.12)
+    solid = figure.add_subplot(grid[0], projection="3d")
     solid.plot_surface(
         data["relief_w"],
         data["relief_b"],
@@ -74,10 +76,13 @@ def draw(data: dict[str, np.ndarray]) -> Figure:
         rasterized=True,
     )
     solid.view_init(elev=30, azim=20)
-    solid.set(xlabel="weight $w$", ylabel="bias $b$", title="$E_{50}(w, b)$")
+    solid.set(xlabel="weight $w$", ylabel="bias $b$")
+    solid.set_title("error $E_{50}$ of one unit", loc="left")
+    solid.text2D(-0.02, 0.58, "$E_{50}$", transform=solid.transAxes)
+    solid.set(xticks=[4, 5, 6], yticks=[-4, -3, -2], zticks=[0, 0.2, 0.4])
     solid.tick_params(pad=0)
-    solid.set_box_aspect((1, 1, 0.6), zoom=1.15)  # pyright: ignore[reportArgumentType]
-    flat = figure.add_subplot(1, 2, 2)
+    solid.set_box_aspect((1, 1, 0.6), zoom=1.0)  # pyright: ignore[reportArgumentType]
+    flat = figure.add_subplot(grid[1])
     mesh = plotting.draw_loss_map(flat, data["weights"], data["biases"], data["surface"])
     figure.colorbar(mesh, ax=flat, label="$E_{50}$", aspect=30)
     walled = data["weights"] > WALL_START
@@ -85,14 +90,22 @@ def draw(data: dict[str, np.ndarray]) -> Figure:
         data["weights"][walled],
         data["wall"][walled],
         color="white",
-        linewidth=1.1,
+        linewidth=0.9,
+        zorder=7,
+        path_effects=[withStroke(linewidth=1.9, foreground="black")],
         label=r"wall $b = \frac{1}{2} - \sigma(\frac{1}{2})\,w$",
     )
     for number in range(len(STARTS)):
         for name, label in (("plain", "gradient descent"), ("clipped", "rescaled")):
             plotting.draw_path(flat, *data[f"{name}_{number}"].T, kind=name, label=label if number == 0 else None)
-    flat.set(xlim=W_SPAN, ylim=B_SPAN, xlabel="weight $w$", ylabel="bias $b$")
-    flat.legend(loc="upper right", labelcolor="white", facecolor="black", framealpha=0.4)
+    thrown = data["plain_0"]
+    leap = np.flatnonzero(thrown[:, 1] > B_SPAN[1])[0]
+    exit_w = np.interp(B_SPAN[1], *thrown[leap - 1 : leap + 1, ::-1].T)
+    end = f"to ({thrown[-1, 0]:.0f}, {thrown[-1, 1]:.0f})"
+    flat.annotate(end, (exit_w, B_SPAN[1]), (4, -3), textcoords="offset points", va="top", color="white", fontsize=7.5)
+    flat.set(xlim=W_SPAN, ylim=B_SPAN, xlabel="weight $w$", ylabel="bias $b$", title="its wall, and descents")
+    plotting.key_below(flat, drop=0.2, columns=2)
+    plotting.label_panels((solid, flat))
     return figure
 
 

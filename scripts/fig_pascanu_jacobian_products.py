@@ -72,7 +72,7 @@ def compute(num_units: int, num_steps: int, seed: int) -> dict[str, np.ndarray]:
 
 def draw(data: dict[str, np.ndarray]) -> Figure:
     """Two rows of networks, sigmoid and tanh, and in the last column the two warnings."""
-    figure, axes = plt.subplots(2, 4, figsize=(plotting.FULL_WIDTH, 4.1), sharex=True)
+    figure, axes = plt.subplots(2, 4, figsize=(plotting.FULL_WIDTH, 4.3), sharex=True)
     lags = np.arange(1, len(data["note_0"]) + 1)
     for row, name in zip(axes, ("sigmoid", "tanh"), strict=True):
         for number, ratio in enumerate(RATIOS):
@@ -85,12 +85,13 @@ def draw(data: dict[str, np.ndarray]) -> Figure:
     plotting.draw_growth(warning, lags, data["counterexample_growth"][:, :1])
     plotting.draw_bounds(warning, lags, data["counterexample_rates"])
     warning.set_title(r"tanh, $\gamma\rho(W) = 0.4$")
-    for number, (slope, line) in enumerate(zip(NOTE_SLOPES, ("-", "--"), strict=True)):
+    looks = (("first", "-"), ("second", "--"))
+    for number, (slope, (kind, line)) in enumerate(zip(NOTE_SLOPES, looks, strict=True)):
         note.plot(
             lags[1::2],
             data[f"note_{number}"][1::2, 0] / np.log(10),
             line,
-            color=plotting.COLOURS["stable"],
+            color=plotting.COLOURS[kind],
             label=rf"$\sigma' = {slope:g}$",
         )
     note.set_title(r"$\rho(W) = \sqrt{2}$")
@@ -99,7 +100,7 @@ def draw(data: dict[str, np.ndarray]) -> Figure:
         ax.axhline(0, color="black", linewidth=0.5, zorder=0)
     for ax in axes[1]:
         ax.set_xlabel("lag $t-k$")
-    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=5)
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
     plotting.label_panels(axes.flat, offset=-0.1)
     return figure
 

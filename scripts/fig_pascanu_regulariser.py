@@ -61,10 +61,10 @@ def draw(data: dict[str, np.ndarray]) -> Figure:
         (middle, "omega", r"what $\Omega$ sees", r"$\Omega$ per step"),
         (right, "omega_slope", "what it pushes toward", r"$\partial^+\Omega/\partial g$ per step"),
     ):
-        plotting.draw_scatter(ax, gains, data[name], marker="o", label="eq. 9")
+        plotting.draw_scatter(ax, gains, data[name], label="eq. 9")
         ax.axhline(0, color="black", linewidth=0.5, zorder=0)
         ax.set(xlabel="gain $g$", ylabel=label, title=title)
-    plotting.draw_scatter(middle, gains, data["squared"], marker="^", label="eq. 10 (squared)")
+    plotting.draw_scatter(middle, gains, data["squared"], kind="second", label="eq. 10 (squared)")
     middle.set_ylim(-0.1, 2)
     middle.legend(loc="upper left")
     plotting.label_panels((left, middle, right))

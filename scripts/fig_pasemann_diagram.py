@@ -47,17 +47,12 @@ def compute(num_values: int, num_kept: int, num_steps: int, num_doublings: int) 
 def draw(data: dict[str, np.ndarray]) -> Figure:
     """The branches over the attractor, and the largest exponent below."""
     figure, (upper, lower) = plt.subplots(2, 1, figsize=(plotting.FULL_WIDTH, 4.8), height_ratios=[2.6, 1], sharex=True)
-    columns = np.repeat(data["values"], data["kept"].shape[1])
-    upper.plot(
-        columns, data["kept"].ravel(), ",", color=plotting.COLOURS["flow"], alpha=0.35, rasterized=True, zorder=0
-    )
-    upper.plot([], [], "o", color=plotting.COLOURS["flow"], markersize=2, label="attractor")
+    plotting.draw_orbits(upper, data["values"], data["kept"], kind="flow", label="attractor")
     for number in range(len(data["periods"])):
-        for phase in range(data[f"orbit_{number}"].shape[1]):
-            plotting.draw_branch(
-                upper, data[f"p_{number}"], data[f"orbit_{number}"][:, phase], data[f"stable_{number}"],
-                labels=number == phase == 0, width=1.1,
-            )  # fmt: skip
+        plotting.draw_branch(
+            upper, data[f"p_{number}"], data[f"orbit_{number}"], data[f"stable_{number}"],
+            labels=number == 0, name="fixed point or cycle", width=1.1,
+        )  # fmt: skip
     plotting.draw_events(upper, data["event_kinds"], data["event_p"], data["event_x"][:, 0])
     upper.set(ylabel="state $x$", title="fixed points and cycles of period 2 and 4 over the attractor")
     upper.legend(loc="upper left")
@@ -68,7 +63,8 @@ def draw(data: dict[str, np.ndarray]) -> Figure:
             data["values"], rest, exponent, where=part, color=plotting.COLOURS[kind], linewidth=0, interpolate=True
         )
     lower.set(xlabel="bias $b_1$", ylabel=r"$\lambda_1$ (nats per step)", xlim=SPAN, ylim=(-1.2, 0.5))
-    lower.set_title("largest Lyapunov exponent: chaos above 0")
+    lower.set_title("largest Lyapunov exponent, cut off at -1.2: orbits are stable below 0, chaotic above")
+    plotting.label_panels((upper, lower))
     return figure
 
 

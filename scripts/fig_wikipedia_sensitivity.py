@@ -61,7 +61,9 @@ def compute(num_states: int, num_biases: int) -> dict[str, np.ndarray]:
 
 def draw(data: dict[str, np.ndarray]) -> Figure:
     """Two maps in decades, red exploding and blue vanishing, and the settled sensitivity over the bias."""
-    figure, (left, middle, right) = plt.subplots(1, 3, figsize=(plotting.FULL_WIDTH, 2.7))
+    figure, (left, middle, right) = plt.subplots(1, 3, figsize=(plotting.FULL_WIDTH, 3.0))
+    steps = rf"a, b: after $T = {NUM_STEPS}$ steps; c: after $T = {SETTLED_STEPS}$"
+    figure.suptitle(rf"$w = {W:g}$, $\varepsilon = {EPSILON:g}$; {steps}", x=0.01, ha="left", fontsize=8.5)
     for ax, name, title in (
         (left, "to_state", r"$|\partial x_T/\partial x_0|$"),
         (middle, "to_bias", r"$|\partial x_T/\partial b|$"),
@@ -73,7 +75,7 @@ def draw(data: dict[str, np.ndarray]) -> Figure:
     left.set_ylabel("initial state $x_0$")
     figure.colorbar(mesh, ax=[left, middle], label="decades", extend="both", shrink=0.9, aspect=30)
     figure.legend(*middle.get_legend_handles_labels(), loc="outside lower left", ncols=2)
-    for name, marker, label in (("low", "v", "$x_0 = 0$"), ("high", "^", "$x_0 = 1$")):
+    for name, kind, marker, label in (("low", "first", "v", "$x_0 = 0$"), ("high", "second", "^", "$x_0 = 1$")):
         formula = data[f"{name}_formula"].copy()
         formula[np.flatnonzero(np.abs(np.diff(formula)) > 1)] = np.nan  # from one branch to the other: no line
         right.plot(data["biases"], formula, color="black", linewidth=0.9, label="exact" if name == "low" else None)
@@ -83,12 +85,12 @@ def draw(data: dict[str, np.ndarray]) -> Figure:
             data[f"{name}_slope"][::every],
             marker,
             markersize=4,
-            color=plotting.COLOURS["stable"],
+            color=plotting.COLOURS[kind],
             markerfacecolor="none",
             label=label,
         )
     right.set(xlim=(-3, -2), ylim=(0, 1), xlabel="bias $b$", title=r"settled $\partial x_T/\partial b$")
-    right.legend(loc="upper left", handlelength=1.0, borderaxespad=0, borderpad=0.2)
+    right.legend(loc="upper left", handlelength=1.0, borderaxespad=0.5, borderpad=0.2)
     plotting.label_panels((left, middle, right))
     return figure
 

@@ -44,21 +44,22 @@ def compute(num_biases: int) -> dict[str, np.ndarray]:
 
 def draw(data: dict[str, np.ndarray]) -> Figure:
     """The wall, its slope, and the two descents on it."""
-    figure, (left, middle, right) = plt.subplots(1, 3, figsize=(plotting.FULL_WIDTH, 2.6))
+    figure, (left, middle, right) = plt.subplots(1, 3, figsize=(plotting.FULL_WIDTH, 3.0))
     for steps, line in zip(STEPS, (":", "--", "-"), strict=True):
         left.plot(data["biases"], data[f"loss_{steps}"], line, color="black", linewidth=1.1, label=f"$T = {steps}$")
         middle.semilogy(data["biases"], np.abs(data[f"slope_{steps}"]) + 1e-300, line, color="black", linewidth=1.1)
+    edge = "$x_0$ is unstable"
     for ax in (left, middle):
-        ax.axvline(-2.5, color=plotting.COLOURS["unstable"], linestyle="--", linewidth=0.8, zorder=0)
+        ax.axvline(-2.5, color=plotting.COLOURS["unstable"], linestyle="--", linewidth=1, zorder=3, label=edge)
         ax.set(xlim=(-3, -2), xlabel="bias $b$")
     left.set(ylim=(0, 0.7), ylabel=r"loss $L = (0.855 - x_T)^2$", title="the wall")
-    left.legend(loc="upper right")
     middle.set(ylim=(1e-4, 1e6), ylabel=r"$|dL/db|$", title="its slope")
     for name, label in (("plain", "gradient descent"), ("clipped", "clipped")):
         plotting.draw_path(right, np.arange(len(data[f"{name}_b"])), data[f"{name}_b"], kind=name, label=label)
-    right.axhline(-2.5, color=plotting.COLOURS["unstable"], linestyle="--", linewidth=0.8, zorder=0)
+    right.axhline(-2.5, color=plotting.COLOURS["unstable"], linestyle="--", linewidth=0.8, zorder=0, label=edge)
     right.set(xlabel="update", ylabel="bias $b$", title=f"descent, $T = {STEPS[1]}$")
-    right.legend(loc="center right")
+    plotting.key_below(left, columns=2)
+    plotting.key_below(right)
     plotting.label_panels((left, middle, right))
     return figure
 

@@ -8,8 +8,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
-from rnn_dynamics import plotting
+from rnn_dynamics import bifurcation, plotting
 from rnn_dynamics.diagnosis import Report
+from rnn_dynamics.models.reference import Logistic
 
 
 @pytest.fixture
@@ -85,9 +86,30 @@ def test_a_report_of_a_vanished_or_diverged_gradient_can_be_drawn():
             plt.close(figure)
 
 
-def test_every_colour_has_one_meaning():
-    meanings = {name: colour for name, colour in plotting.COLOURS.items() if name not in ("plain", "clipped")}
-    assert len(set(meanings.values())) == len(meanings)
+def test_every_colour_has_one_meaning_and_no_two_look_alike():
+    codes = list(plotting.COLOURS.values())
+    rgb = np.array([mpl.colors.to_rgb(code) for code in codes])
+    gaps = np.linalg.norm(rgb[:, None] - rgb, axis=-1)[np.triu_indices(len(codes), 1)]
+    assert gaps.min() > 0.2  # of √3 from black to white
+
+
+def test_a_diagram_is_drawn_with_its_cycles_and_special_points(ax):
+    found = bifurcation.diagram(Logistic, (2.5, 3.4), jnp.array([[0.6]]), num_doublings=1, num_values=3)
+    plotting.draw_diagram(ax, found)
+    lines = {line.get_label() for line in ax.lines}
+    assert {"stable fixed point or cycle", "unstable fixed point or cycle", "flip"} <= lines
+    flip = next(line for line in ax.lines if line.get_label() == "flip")
+    # r = 3, x = 2/3 in closed form, where the cycle of two points begins
+    assert any(np.allclose(point, (3, 2 / 3), rtol=0, atol=1e-9) for point in flip.get_xydata())
+    drawn = sum(orbit.shape[1] for orbit in found.orbits)
+    assert len(ax.lines) == 2 * drawn + len({event.kind for event in found.events})
+
+
+def test_a_scatter_of_each_kind_has_its_own_colour_and_marker(ax):
+    for kind in ("first", "second", "third"):
+        plotting.draw_scatter(ax, np.arange(2.0), np.ones((3, 2)), kind=kind)
+    assert [line.get_color() for line in ax.lines] == [plotting.COLOURS[k] for k in ("first", "second", "third")]
+    assert len({line.get_marker() for line in ax.lines}) == 3
 
 
 def test_the_style_ends_with_its_block():
@@ -104,6 +126,10 @@ def test_the_style_ends_with_its_block():
         (lambda ax: plotting.draw_branch(ax, np.ones(2), np.ones(3), np.ones(3)), r"\(2,\), \(3,\)"),
         (lambda ax: plotting.draw_orbits(ax, np.ones(1), np.ones((1, 1)), kind="left"), "kind.*'left'"),
         (lambda ax: plotting.draw_path(ax, np.ones(1), np.ones(1), kind="fast"), "kind.*'fast'"),
+        (lambda ax: plotting.draw_curve(ax, np.ones(1), np.ones(1), kind="LP"), "kind.*'LP'"),
+        (lambda ax: plotting.draw_scatter(ax, np.ones(1), np.ones((1, 1)), kind="^"), "kind.*'\\^'"),
+        (lambda ax: plotting.draw_spectrum(ax, np.ones(1), kind="fourth"), "kind.*'fourth'"),
+        (lambda ax: plotting.draw_events(ax, ["XX"], [0.0], [0.0]), "kind.*'XX'"),
     ],
 )
 def test_misuse_is_named(ax, call, message):
