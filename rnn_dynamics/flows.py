@@ -4,6 +4,7 @@ Row 3 of the layer table: above `models`; the only importer of diffrax.
 """
 
 from collections.abc import Callable
+from typing import Literal
 
 import diffrax
 import equinox
@@ -29,6 +30,7 @@ def integrate(
     inputs: PyTree = None,
     rtol: Float[Array, ""] | float = 1e-9,
     atol: Float[Array, ""] | float = 1e-12,
+    mode: Literal["reverse", "forward"] = "reverse",
 ) -> Float[Array, "S n"]:
     r"""The solution of $\dot x = f(x, u)$ at given times, by an adaptive Runge-Kutta method of order 8.
 
@@ -42,16 +44,18 @@ def integrate(
             smaller one is raised to that.
         atol: Absolute error allowed per step, in the units of the state. Below 0.004 machine epsilons of the largest
             entry it is raised to that: entries near 0 hold the rounding of the others.
+        mode: Which derivatives the solution has: "reverse" (`jax.grad`, `jax.jacrev`) or "forward" (`jax.jvp`,
+            `jax.jacfwd`), which a map made of it needs for whatever linearises maps:
+            `lambda x, u: integrate(field, x, jnp.array([0.0, period]), mode="forward")[-1]`.
 
     Returns:
         The state at each time. From the time on at which the solution blows up, the field is no longer a number, the
         solver would need more than a million steps to the next time or one shorter than 16 epsilons of the way there
-        (as where the field jumps back and forth), every entry is infinite. Differentiable in reverse mode (`jax.grad`,
-        `jax.jacrev`); `push` carries derivatives forward in time.
+        (as where the field jumps back and forth), every entry is infinite.
 
     Raises:
         ValueError: x0 is not a finite float array (n,), times are not increasing, inputs have another length, a
-            tolerance is not a positive finite number, or the field changes the shape of the state.
+            tolerance is not a positive finite number, an unknown mode, or the field changes the shape of the state.
 
     Example:
         >>> integrate(lambda x, u: -x, jnp.array([1.0]), jnp.array([0.0, 1.0])).round(9)
@@ -65,8 +69,9 @@ def integrate(
     times = _check.floats("times", times, "S")
     _check.within("times", times, "be strictly increasing and at least one", lambda t: len(t) > 0 and np.diff(t) > 0)
     rtol, atol = _check.positive("rtol", rtol), _check.positive("atol", atol)
+    _check.option("mode", mode, ("reverse", "forward"))
     _check.inputs(inputs, len(times) - 1)
-    return _integrate(field, x0, times, inputs, rtol, atol)
+    return _integrate(field, x0, times, inputs, rtol, atol, mode)
 
 
 class Euler(equinox.Module):
@@ -205,12 +210,12 @@ def turn(
 
 
 @jit
-def _integrate(field, x0, times, inputs, rtol, atol):
+def _integrate(field, x0, times, inputs, rtol, atol, mode):
     x0 = _check.first_state(field, x0, inputs, name="field")
 
     def advance(x, interval):
         duration, u = interval
-        x = _solve(field, x, duration, u, rtol, atol)
+        x = _solve(field, x, duration, u, rtol, atol, mode)
         return x, x
 
     # One solve from each time to the next: a solution read off between the solver's own steps is an interpolation,
@@ -274,7 +279,7 @@ class _Controller(diffrax.PIDController):
         return super().adapt_step_size(t0, t1, y0, y1, *rest)
 
 
-def _solve(field, x, duration, u, rtol, atol):
+def _solve(field, x, duration, u, rtol, atol, mode="reverse"):
     duration = jnp.where(jnp.isfinite(x).all(), duration, 0)  # nothing is left to solve after a blow-up
     controller = _Controller(
         rtol=jnp.maximum(rtol, _least(x.dtype)).astype(x.dtype),
@@ -292,6 +297,7 @@ def _solve(field, x, duration, u, rtol, atol):
         args=u,
         stepsize_controller=controller,
         max_steps=_MAX_STEPS,
+        adjoint=diffrax.ForwardMode() if mode == "forward" else diffrax.RecursiveCheckpointAdjoint(),
         throw=False,
     )
     ends = solution.ys[0]  # pyright: ignore[reportOptionalSubscript]

@@ -6,6 +6,7 @@ import pytest
 
 from rnn_dynamics import flows
 from rnn_dynamics.flows import Euler, euler, integrate, push, turn
+from rnn_dynamics.jacobians import jacobian
 from rnn_dynamics.models import DoyaNeuron
 from rnn_dynamics.simulate import final_state, trajectory
 from tests import reference
@@ -217,6 +218,18 @@ def test_the_derivative_by_a_parameter_is_that_of_the_solution():  # x = e^{-pt}
     np.testing.assert_allclose(jax.grad(end)(0.7), -2 * np.exp(-1.4), rtol=ACCURACY)
 
 
+def test_a_map_made_of_a_flow_is_linearised_like_any_other():
+    # ẋ = -x + u held for a period T: x' = e^-T x + (1 - e^-T) u.
+    period = 0.7
+    shrink = np.exp(-period)
+
+    def step(x, u):
+        return integrate(lambda x, u: u - x, x, jnp.array([0.0, period]), inputs=u[None], mode="forward")[-1]
+
+    x, u = jax.device_put(np.ones(2)), jax.device_put(np.array([0.3, -2.0]))
+    np.testing.assert_allclose(jacobian(step, x, u), shrink * np.eye(2), atol=ACCURACY)
+
+
 # Derivatives forward in time
 
 
@@ -337,6 +350,7 @@ def test_eulers_map_approaches_the_flow():
         ((decay, jnp.ones(1), jnp.array([0.0, 1.0])), {"rtol": 0.0}, r"rtol must be positive; got 0\.0"),
         ((decay, jnp.ones(1), jnp.array([0.0, 1.0])), {"rtol": float("nan")}, "rtol must be finite"),
         ((decay, jnp.ones(1), jnp.array([0.0, 1.0])), {"rtol": "tight"}, "rtol must be an array of numbers; got str"),
+        ((decay, jnp.ones(1), jnp.array([0.0, 1.0])), {"mode": "both"}, "mode must be one of 'reverse', 'forward'"),
         ((decay, jnp.ones(1), jnp.array([0.0, 1.0])), {"atol": -1e-9}, "atol must be positive; got -1e-09"),
         (
             (lambda x, _: x[:1], jnp.ones(2), jnp.array([0.0, 1.0])),
