@@ -239,7 +239,12 @@ def next_state(step: Callable, x: Float[Array, " n"], u: PyTree = None, *, name:
     """
     if not callable(step):
         raise ValueError(f"{name} must be a function (x, u) -> x; got {type(step).__name__}")
-    image = jax.eval_shape(step, x, u)
+    try:
+        image = jax.eval_shape(step, x, u)
+    except TypeError as error:
+        if "positional argument" not in str(error):
+            raise
+        raise ValueError(f"{name} must be a function (x, u) -> x; called so it raised: {error}") from error
     if not hasattr(image, "shape") or image.shape != x.shape or not jnp.issubdtype(image.dtype, jnp.floating):
         came = f"{image.dtype} of shape {image.shape}" if hasattr(image, "shape") else type(image).__name__
         raise ValueError(f"{name} must map a float state of shape {x.shape} to one like it; it returned {came}")

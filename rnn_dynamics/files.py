@@ -196,6 +196,8 @@ def write(path: str | os.PathLike[str], data: bytes | Callable[[BinaryIO], objec
 
 
 def _paths(path: str | os.PathLike[str]) -> tuple[Path, Path]:
+    if not isinstance(path, str | os.PathLike):
+        raise ValueError(f"path must be text or a pathlib.Path; got {type(path).__name__}")
     stem = os.fspath(path).removesuffix(".npz")
     if not os.path.basename(stem):  # noqa: PTH119 - pathlib would take the folder for the file
         raise ValueError(f"path must name a file; got {path!r}")
@@ -209,6 +211,8 @@ def _name(name: Any) -> str:
 
 
 def _storable(name: str, value: Any) -> np.ndarray:
+    if np.ma.isMaskedArray(value):
+        raise ValueError(f"arrays[{name!r}] must be a plain array; a mask would be lost: save it beside the data")
     try:
         array = np.asarray(value, order="C")
     except (TypeError, ValueError) as error:
@@ -262,6 +266,8 @@ def _write_archive(stream: BinaryIO, arrays: dict[str, np.ndarray]) -> None:
 
 
 def _read_archive(path: Path, limit: int) -> dict[str, np.ndarray]:
+    if path.is_dir():
+        raise ValueError(f"path must be a file's; {path} is a folder")
     with path.open("rb") as stream:
         if stream.read(2) != b"PK":
             raise ValueError(f"{path}: not an npz archive, or empty")

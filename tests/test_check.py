@@ -116,6 +116,8 @@ def test_the_first_state_needs_shapes_alone():
         _check.first_state(lambda x, _: x.astype(int), jnp.ones(2), None, name="field")
     with pytest.raises(ValueError, match="step must return its state's dtype float64; it returned float32"):
         _check.next_state(lambda x, _: x.astype(jnp.float32), jnp.ones(2))
+    with pytest.raises(ValueError, match=r"step must be a function \(x, u\) -> x; called so it raised: .*takes 1 pos"):
+        _check.next_state(lambda x: x, jnp.ones(2))
     with pytest.raises(ValueError, match=r"step must be a function \(x, u\) -> x; got int"):
         _check.next_state(3, jnp.ones(2))
 
