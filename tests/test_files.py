@@ -179,10 +179,10 @@ def test_misuse_names_the_argument(tmp_path, stem):
     with pytest.raises(ValueError, match=r"path must name a file; got '.*/'"):
         files.save(f"{tmp_path}/", {}, {})
     for odd in (None, 3, b"x"):
-        with pytest.raises(ValueError, match="path must be text or a pathlib.Path; got"):
+        with pytest.raises(ValueError, match=r"path must be text or a pathlib\.Path; got"):
             files.load(odd)
     (tmp_path / "folder.npz").mkdir()
-    with pytest.raises(ValueError, match="path must be a file's; .* is a folder"):
+    with pytest.raises(ValueError, match=r"path must be a file's; .* is a folder"):
         files.load(tmp_path / "folder")
     (tmp_path / "folder.npz").rmdir()
     with pytest.raises(ValueError, match="a mask would be lost"):

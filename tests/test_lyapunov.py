@@ -11,7 +11,7 @@ import pytest
 from rnn_dynamics import flows, jacobians, lyapunov, simulate
 from rnn_dynamics.activations import tanh
 from rnn_dynamics.models import DoyaNeuron, ElmanRNN, PascanuRNN
-from rnn_dynamics.models.reference import Henon, Linear, Logistic, chaotic_module
+from rnn_dynamics.models.reference import Cat, Henon, Linear, Logistic, Tent, chaotic_module
 
 EPS = np.finfo(float).eps
 
@@ -50,18 +50,13 @@ def test_logistic_at_four_has_exponent_ln_2():
 
 
 def test_tent_map_has_exponent_ln_of_its_slope_exactly():
-    def tent(x, u):
-        del u
-        return 1.9 * jnp.minimum(x, 1 - x)
-
-    found = lyapunov.spectrum(tent, jnp.array([0.3]), num_steps=5000)
+    found = lyapunov.spectrum(Tent(1.9), jnp.array([0.3]), num_steps=5000)
     assert float(found.exponents[0]) == pytest.approx(math.log(1.9), abs=1e-13)
     assert float(found.standard_error[0]) < 1e-14
 
 
 def test_arnolds_cat_has_plus_and_minus_the_log_of_the_golden_ratio_squared():
-    cat = jnp.array([[2.0, 1.0], [1.0, 1.0]])
-    found = lyapunov.spectrum(lambda x, u: (cat @ x) % 1.0, jnp.array([0.2, 0.7]), num_steps=2000, num_transient=50)
+    found = lyapunov.spectrum(Cat(), jnp.array([0.2, 0.7]), num_steps=2000, num_transient=50)
     np.testing.assert_allclose(found.exponents, [0.9624236501192069, -0.9624236501192069], rtol=0, atol=1e-13)
 
 

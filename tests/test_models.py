@@ -11,7 +11,16 @@ from rnn_dynamics import activations
 from rnn_dynamics.fixed_points import certify
 from rnn_dynamics.models import DoyaNeuron, ElmanRNN, PascanuRNN
 from rnn_dynamics.models.pascanu import drive
-from rnn_dynamics.models.reference import Henon, Linear, Logistic, bistable_module, chaotic_module
+from rnn_dynamics.models.reference import (
+    Cat,
+    Henon,
+    Linear,
+    Logistic,
+    Normal,
+    Tent,
+    bistable_module,
+    chaotic_module,
+)
 from rnn_dynamics.simulate import final_state, trajectory
 from tests import reference
 from tests.contracts import EPS, check_map
@@ -55,8 +64,14 @@ def test_doyas_neuron_passes_the_contract(epsilon, u):
         (Henon(), jnp.array([0.3, -0.2]), None),
         (chaotic_module(), jnp.array([-1.0, 2.0]), None),
         (bistable_module(0.3), jnp.array([-1.0, 2.0]), None),
+        (Tent(1.7), jnp.array([0.3, 0.8]), None),
+        (Cat(), jnp.array([0.3, 0.6]), None),
+        (Normal("LP", -0.1, 2.0), jnp.array([0.3]), None),
+        (Normal("BP", -0.1, 2.0), jnp.array([0.3]), None),
+        (Normal("PD", -0.1, 2.0), jnp.array([0.3]), None),
+        (Normal("NS", -0.1, 2.0, 0.7), jnp.array([0.3, -0.4]), None),
     ],
-    ids=["linear", "logistic", "henon", "chaotic", "bistable"],
+    ids=["linear", "logistic", "henon", "chaotic", "bistable", "tent", "cat", "fold", "pitchfork", "flip", "circle"],
 )
 def test_reference_systems_pass_the_contract(system, x, u):
     check_map(system, x, u, scale=30.0)
@@ -476,6 +491,16 @@ def test_logistic_orbits_at_four_are_sines():  # x_t = sin²(2^t arcsin √x_0),
     np.testing.assert_array_equal(Logistic(2.0)(jnp.array([0.0, 0.5])), [0, 0.5])
 
 
+def test_what_a_normal_form_gives_birth_to_has_the_closed_form():
+    p, a = 0.09, 0.25  # √(p/a) = 0.6
+    for kind, sign, born in (("LP", -1, 1), ("BP", -1, 1), ("PD", 1, -1)):  # fixed points, and a 2-cycle
+        system = Normal(kind, sign * p, a)
+        for x in (0.6, -0.6):
+            np.testing.assert_allclose(system(jnp.array([x])), [born * x], rtol=8 * EPS)
+    circle = Normal("NS", p, -a, 0.8)(0.6 * jnp.array([np.cos(0.5), np.sin(0.5)]))
+    np.testing.assert_allclose(circle, 0.6 * np.array([np.cos(1.3), np.sin(1.3)]), rtol=16 * EPS)
+
+
 def test_henon_contracts_areas_and_has_its_fixed_points():
     a, b = 1.4, 0.3
     for sign in (1, -1):
@@ -695,6 +720,10 @@ def test_doyas_neuron_refuses_what_it_cannot_be(call, message):
         (lambda: Henon(a=float("inf")), "a must be finite"),
         (lambda: Henon(b=jnp.zeros(2)), r"b must be a float array of shape \(\)"),
         (lambda: Henon()(jnp.zeros(3)), r"x must be a float array of shape \(2,\); got float64 of shape \(3,\)"),
+        (lambda: Tent(2.1), r"slope must lie in \(0, 2\]; got 2.1"),
+        (lambda: Cat()(jnp.zeros(3)), r"x must be a float array of shape \(2,\)"),
+        (lambda: Normal("H", 0.0), "kind must be one of 'LP', 'BP', 'PD', 'NS'; got 'H'"),
+        (lambda: Normal("NS", 0.0)(jnp.zeros(1)), r"x must be a float array of shape \(2,\)"),
         (lambda: chaotic_module(float("nan")), "b1 must be finite"),
         (lambda: bistable_module(jnp.zeros(2)), r"b1 must be a float array of shape \(\)"),
     ],

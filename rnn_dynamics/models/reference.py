@@ -1,8 +1,10 @@
-"""Systems whose answers are known in closed form or published: linear, logistic, Hénon, Pasemann's module,
-Beer's oscillator.
+"""Systems whose answers are known in closed form or published: linear, tent, cat, logistic, Hénon, the normal forms of
+bifurcations, Pasemann's modules, Beer's oscillator.
 
 Row 2 of the layer table: above `pascanu` and `ctrnn`. Tests, benchmarks and newcomers start here.
 """
+
+from typing import Literal
 
 import equinox
 import jax.numpy as jnp
@@ -12,7 +14,7 @@ from rnn_dynamics import _check
 from rnn_dynamics.models.ctrnn import CTRNN
 from rnn_dynamics.models.pascanu import PascanuRNN, drive
 
-__all__ = ["Henon", "Linear", "Logistic", "bistable_module", "chaotic_module", "oscillator"]
+__all__ = ["Cat", "Henon", "Linear", "Logistic", "Normal", "Tent", "bistable_module", "chaotic_module", "oscillator"]
 
 
 class Linear(equinox.Module):
@@ -40,6 +42,102 @@ class Linear(equinox.Module):
     def __call__(self, x: Float[Array, " n"], u: Float[Array, " m"] | None = None) -> Float[Array, " n"]:
         """The next state."""
         return self.a @ _check.floats("x", x, len(self.a), check_finite=False) + drive(self.w_in, u)
+
+
+class Tent(equinox.Module):
+    """x' = s·min(x, 1 - x): piecewise linear with slopes ±s, so its exponent is ln s.
+
+    Args:
+        slope: s, in (0, 2], so that the interval [0, 1] maps into itself.
+
+    Raises:
+        ValueError: a slope outside (0, 2].
+
+    Example:
+        >>> Tent(1.5)(jnp.array([0.6])).round(6)
+        Array([0.6], dtype=float64)
+    """
+
+    slope: Float[Array, ""]
+
+    def __init__(self, slope):
+        self.slope = _check.number("slope", slope)
+        _check.within("slope", self.slope, "lie in (0, 2]", lambda s: 0 < s <= 2)
+
+    def __call__(self, x: Float[Array, " n"], u: None = None) -> Float[Array, " n"]:
+        """The next state; several states at once if n > 1, each on its own."""
+        del u
+        return self.slope * jnp.minimum(x, 1 - x)
+
+
+class Cat(equinox.Module):
+    """(x, y)' = (2x + y, x + y) mod 1, Arnold's cat: hyperbolic everywhere, its exponents are ±2 ln((1 + √5)/2).
+
+    Raises:
+        ValueError: when called, a state that is not a float array (2,).
+
+    Example:
+        >>> Cat()(jnp.array([0.5, 0.25]))
+        Array([0.25, 0.75], dtype=float64)
+
+    References:
+        Arnold and Avez (1968), Ergodic problems of classical mechanics.
+    """
+
+    def __call__(self, x: Float[Array, " 2"], u: None = None) -> Float[Array, " 2"]:
+        """The next state, in [0, 1)²."""
+        del u
+        x = _check.floats("x", x, 2, check_finite=False)
+        return jnp.stack([2 * x[0] + x[1], x[0] + x[1]]) % 1
+
+
+class Normal(equinox.Module):
+    r"""The normal form of a bifurcation of fixed points, which is at p = 0, x = 0.
+
+    - "LP", a fold: x' = x + p + a x²;
+    - "BP", a pitchfork: x' = x + p x + a x³;
+    - "PD", a flip: x' = -(1 + p) x + a x³, supercritical for a > 0;
+    - "NS", Neimark-Sacker: $z' = e^{i	heta} z (1 + p + a |z|^2)$ with z = x₀ + i x₁, supercritical for a < 0.
+
+    Args:
+        kind: Which.
+        p: The parameter.
+        a: The coefficient that decides what is born.
+        angle: θ, in radians a step, for "NS".
+
+    Raises:
+        ValueError: an unknown kind, a number that is not finite; when called, a state of another size than 1 ("NS": 2).
+
+    Example:
+        >>> Normal("PD", 0.5)(jnp.array([1.0]))
+        Array([-0.5], dtype=float64)
+
+    References:
+        Kuznetsov (2004), Elements of applied bifurcation theory, section 4.
+    """
+
+    kind: str = equinox.field(static=True)
+    p: Float[Array, ""]
+    a: Float[Array, ""]
+    angle: Float[Array, ""]
+
+    def __init__(self, kind: Literal["LP", "BP", "PD", "NS"], p, a=1.0, angle=1.0):
+        _check.option("kind", kind, ("LP", "BP", "PD", "NS"))
+        self.kind = kind
+        self.p, self.a, self.angle = _check.number("p", p), _check.number("a", a), _check.number("angle", angle)
+
+    def __call__(self, x: Float[Array, " n"], u: None = None) -> Float[Array, " n"]:
+        """The next state."""
+        del u
+        x = _check.floats("x", x, 2 if self.kind == "NS" else 1, check_finite=False)
+        if self.kind == "LP":
+            return x + self.p + self.a * x**2
+        if self.kind == "BP":
+            return x + self.p * x + self.a * x**3
+        if self.kind == "PD":
+            return -(1 + self.p) * x + self.a * x**3
+        c, s = jnp.cos(self.angle), jnp.sin(self.angle)
+        return (1 + self.p + self.a * jnp.sum(x**2)) * jnp.stack([c * x[0] - s * x[1], s * x[0] + c * x[1]])
 
 
 class Logistic(equinox.Module):
