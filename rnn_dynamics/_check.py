@@ -45,8 +45,8 @@ __all__ = [
 
 
 def known(value: Any) -> bool:
-    """Whether a value can be looked at now: it is not a tracer of some `jit`, `vmap` or `grad`."""
-    return not isinstance(value, jax.core.Tracer)
+    """Whether a value can be looked at now: it is not a tracer of some `jit`, `vmap` or `grad`, nor only a shape."""
+    return not isinstance(value, jax.core.Tracer | jax.ShapeDtypeStruct)
 
 
 def is_float_array(leaf: Any) -> bool:
@@ -119,7 +119,7 @@ def span(
     if known(low) and known(high):
         came = f"({float(low):g}, {float(high):g})"
         if not float(low) < float(high):
-            raise ValueError(f"{name} must be wider than 0 from its least to its largest; got {came}")
+            raise ValueError(f"{name} must be (least, largest), the first below the second; got {came}")
         if inside and known(inside[1]) and not float(low) <= float(inside[1]) <= float(high):
             raise ValueError(f"{name} must contain {inside[0]} = {float(inside[1]):g}; got {came}")
     return low, high
@@ -144,7 +144,7 @@ def starts(value: Any) -> Float[Array, "s n"]:
 def at_least_single(x0: Float[Array, " n"]) -> None:
     """Raises for a state of less than float32, for which LAPACK has nothing."""
     if jnp.finfo(x0.dtype).bits < 32:
-        raise ValueError(f"x0 must be float32 or float64, for want of other QRs; got {x0.dtype}")
+        raise ValueError(f"x0 must be float32 or float64, as there is no QR of others; got {x0.dtype}")
 
 
 def count(name: str, value: Any, *, least: int = 0) -> int:

@@ -104,6 +104,13 @@ class Settled(equinox.Module):
     period: Int[Array, ""]
     """Its least period; 0 where it has none, or has not settled yet; -1 where it left the floating-point numbers."""
 
+    def __repr__(self) -> str:
+        if not _check.known(self.period) or jnp.ndim(self.period):
+            return f"Settled(orbits of shape {self.orbit.shape})"
+        period = int(self.period)
+        words = {0: "no period", -1: "diverged"}
+        return f"Settled({words.get(period, f'period {period}')})"
+
 
 def settle(
     step: Callable,
@@ -136,8 +143,8 @@ def settle(
 
     Example:
         >>> from rnn_dynamics.models.reference import Logistic
-        >>> int(settle(Logistic(3.5), jnp.array([0.3]), num_steps=1000).period)
-        4
+        >>> settle(Logistic(3.5), jnp.array([0.3]), num_steps=1000)
+        Settled(period 4)
     """
     x0 = _check.state("x0", x0)
     num_steps = _check.count("num_steps", num_steps)

@@ -101,6 +101,10 @@ def classify(
 def least_stable_first(values: Complex[Array, "*k n"], *, time: str) -> Complex[Array, "*k n"]:
     """Multipliers in the order of `multipliers`.
 
+    Args:
+        values: Multipliers of a map, or rates of a field.
+        time: "discrete" (by modulus) or "continuous" (by real part).
+
     Example:
         >>> least_stable_first(jnp.array([0.5 + 0j, -2.0 + 0j]), time="discrete")
         Array([-2. +0.j,  0.5+0.j], dtype=complex128)

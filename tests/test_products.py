@@ -295,6 +295,13 @@ def test_entries_of_a_product_have_their_derivatives_or_none():
     np.testing.assert_allclose(jax.jit(jax.jacobian(lambda x: stretch.apply(x)[0]))(np.eye(2)[0]), np.diag([0.0, 1.5]))
 
 
+def test_a_product_prints_in_one_line():
+    one = products.from_matrices(jax.device_put(np.diag([2.0, 0.5])[None]))
+    assert repr(one) == "Product(2x2, log_scale from 0.693147 to -0.693147)"
+    assert repr(jax.tree.map(lambda leaf: leaf[None], one)) == "Product(1x2x2)"
+    assert repr(jax.eval_shape(lambda: one)) == "Product(2x2)"
+
+
 def test_what_is_not_finite_makes_a_product_nan_and_never_zero():
     for factor in (np.diag([np.inf, 1.0]), np.full((2, 2), np.inf), np.diag([np.nan, 1.0])):
         matrices = np.stack([np.eye(2), factor, np.eye(2)])

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import equinox
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int, PyTree
 
 from rnn_dynamics import _check, jacobians, simulate, sweeps
@@ -25,6 +26,14 @@ class Regimes(equinox.Module):
     """As `simulate.settle`: 0 for chaos, quasi-periodicity or an orbit still under way, -1 for one that diverged."""
     exponent: Float[Array, "*grid s"]
     """The largest Lyapunov exponent, in nats per step; NaN for an orbit that diverged."""
+
+    def __repr__(self) -> str:
+        if not _check.known(self.period):
+            return f"Regimes(of shape {self.period.shape})"
+        grid = "x".join(map(str, self.num_stable.shape))
+        stable, period = np.asarray(self.num_stable), np.asarray(self.period)
+        periods = ", ".join(map(str, np.unique(period)))
+        return f"Regimes({grid}: {stable.min()} to {stable.max()} stable fixed points; periods {periods})"
 
 
 def regimes(
@@ -64,8 +73,8 @@ def regimes(
     Example:
         >>> from rnn_dynamics.models import DoyaNeuron
         >>> found = regimes(DoyaNeuron, jnp.array([3.0, 5.0]), jnp.array([-2.5]), jnp.array([[0.0], [1.0]]))
-        >>> found.num_stable[:, 0]
-        Array([1, 2], dtype=int64)
+        >>> found
+        Regimes(2x1: 1 to 2 stable fixed points; periods 1)
 
     References:
         Doya (1993), Bifurcations of recurrent neural networks in gradient descent learning.

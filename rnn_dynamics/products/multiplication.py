@@ -31,6 +31,10 @@ def multiply(matrix: Float[Array, "n n"], product: Product) -> Product:
     a factor whose rows and columns, each at its own size, are off by a few ε. A factor singular to within such an error
     (90 ε; in float32, ε) gives scales of exactly -inf, and derivatives of the others stay right.
 
+    Args:
+        matrix: The factor on the left.
+        product: What it multiplies.
+
     Returns:
         The product, in the wider of the two dtypes.
 
@@ -98,6 +102,10 @@ def cumulative(matrices: Float[Array, "T n n"], *, parallel: bool = False) -> Pr
 
 def compose(later: Product, earlier: Product) -> Product:
     r"""later · earlier, associative up to rounding; `jax.vmap` it for products with leading axes.
+
+    Args:
+        later: The factor on the left.
+        earlier: The factor on the right, of the same size.
 
     Derivatives are NaN where `later` is singular, and so are those of all that is done with `parallel=True`, which
     composes; those of `multiply` are as `Product` says.

@@ -8,6 +8,7 @@ import math
 import equinox
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, DTypeLike, Float
 
@@ -47,6 +48,13 @@ class Product(equinox.Module):
         shapes = tuple(jnp.shape(factor) for factor in (self.u, self.log_scale, self.v))
         if not shapes[1] or not shapes[0] == shapes[2] == (*shapes[1], *shapes[1][-1:]):
             raise ValueError(f"u, log_scale, v must have shapes (..., n, n), (..., n), (..., n, n); got {shapes}")
+
+    def __repr__(self) -> str:
+        shape = "x".join(map(str, (*jnp.shape(self.log_scale), jnp.shape(self.log_scale)[-1])))
+        if not _check.known(self.log_scale) or jnp.ndim(self.log_scale) > 1:
+            return f"Product({shape})"
+        scales = np.asarray(self.log_scale)
+        return f"Product({shape}, log_scale from {scales.max():.6g} to {scales.min():.6g})"
 
     def log_singular_values(self) -> Float[Array, "*T n"]:
         r"""ln σ of every singular value, however far apart they lie, each to an absolute ε·κ(v) or so.
@@ -144,8 +152,12 @@ class Product(equinox.Module):
 def identity(n: int, dtype: DTypeLike = float) -> Product:
     """The product of no matrices.
 
+    Args:
+        n: The size.
+        dtype: Of the factors.
+
     Raises:
-        ValueError: a size `n` below 1, or a dtype that is not a float type.
+        ValueError: n below 1, or a dtype that is not a float type.
 
     Example:
         >>> identity(2).log_abs_det()
