@@ -270,8 +270,8 @@ def test_a_settled_state_has_its_forward_derivative_and_none_in_reverse():
         ({"sweep": "sideways"}, "sweep must be one of 'fresh', 'up', 'down'"),
         ({"inputs": jnp.zeros(7)}, "inputs must be 6 steps long"),
         ({"inputs": jnp.full(6, np.nan)}, "inputs must be finite"),
-        ({"family": lambda p: lambda x, u: x[0]}, "step must map"),
-        ({"family": lambda p: lambda x, u: x[0], "sweep": "up"}, "step must map"),
+        ({"family": lambda p: lambda x, u: x[0]}, r"family\(values\[0\]\) must map"),
+        ({"family": lambda p: lambda x, u: x[0], "sweep": "up"}, r"family\(values\[0\]\) must map"),
     ],
 )
 def test_wrong_arguments_are_refused(changed, message):

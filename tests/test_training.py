@@ -109,7 +109,7 @@ def test_a_model_descends_by_all_its_parameters_together():
     def loss(neuron):
         return (neuron(jnp.array([0.4]))[0] - 0.9) ** 2
 
-    history = training.descend(loss, DoyaNeuron(w=5.0, b=-2.5, epsilon=0.5), rate=0.1, num_steps=5)
+    history = training.descend(loss, DoyaNeuron(w=5.0, b=-2.5, epsilon=0.5, w_in=0.0), rate=0.1, num_steps=5)
     w, b, epsilon = 5.0, -2.5, 0.5
     for t in range(6):
         np.testing.assert_allclose(

@@ -69,7 +69,10 @@ def square(name, w):
     return w
 
 
-norm_of = jit(lambda w: jnp.linalg.svd(w, compute_uv=False)[0])
+@jit
+def norm_of(w):
+    """‖W‖₂."""
+    return jnp.linalg.svd(w, compute_uv=False)[0]
 
 
 def even(w):
