@@ -300,12 +300,55 @@ def test_two_real_multipliers_that_cross_together_are_no_rotation():
     assert kinds(branch) == ["PD"]
     assert solved(branch)
     assert branch.events[0].p == pytest.approx(3, abs=1e-12)
-    # At 0 the whole matrix [G_x G_p] vanishes with them: no system is regular there, and the point is only bracketed.
+    # At 0 the whole matrix [G_x G_p] vanishes with them: no system is regular there, but the branch is straight.
     origin = planar(TWINS, [0.0, 0.0], 0.5, (0.5, 2.0))
+    assert solved(origin)
     assert kinds(origin) == ["BP"]
-    assert not origin.events[0].converged
-    assert "BP 1?" in repr(origin)
-    assert origin.events[0].p == pytest.approx(1, abs=2e-9)
+    assert origin.events[0].p == pytest.approx(1, abs=100 * EPS)
+
+
+def symmetric(g):
+    return lambda x, u: g * u[0] @ jnp.tanh(x) + u[1]
+
+
+def all_to_all(own, other):
+    return np.full((4, 4), other) + (own - other) * np.eye(4)
+
+
+THREE = all_to_all(1.6, -0.48) * np.pad(np.ones((3, 3)), (0, 1))
+FOUR = all_to_all(0.22, -0.175)
+
+
+@pytest.mark.parametrize(("w", "b", "places"), [(THREE, 0.2, [0.3, 1.36]), (FOUR, 0.3, [0.17])])
+def test_multipliers_that_symmetry_makes_equal_cross_1_where_the_closed_form_says(w, b, places):
+    # With n units alike: g (d + (n-1)a) tanh x + b = x, and g (d - a) / cosh² x = 1 for n - 1 multipliers.
+    n = np.count_nonzero(w[0])
+    branch = trace(symmetric, jnp.asarray(np.full(4, b / 2)), 0.2, p_span=(0.2, 3.0), u=(w, np.full(4, b)))
+    assert solved(branch)
+    assert kinds(branch) == ["BP"] * len(places)
+    for event, place in zip(branch.events, places, strict=True):
+
+        def rest(x, d=w[0, 0], a=w[0, 1]):
+            return (d + (n - 1) * a) / (d - a) * np.sinh(x) * np.cosh(x) + b - x
+
+        x = scipy.optimize.brentq(rest, place - 0.1, place + 0.1, xtol=1e-15)
+        # The equations' own rounding, over their slopes, which are of the order of 1/10.
+        assert event.p == pytest.approx(np.cosh(x) ** 2 / (w[0, 0] - w[0, 1]), abs=100 * EPS)
+        # Of the points beside it, whose equations are as singular as 1e-3.
+        np.testing.assert_allclose(event.x[:n], x, rtol=0, atol=1e4 * EPS)
+
+
+def test_where_branches_of_less_symmetry_meet_is_found_on_each_of_them():
+    # At 0, g (d - a) = 1. Branches turn back there on which one more multiplier is 1 + O(x⁴). They are even in x, and
+    # read off at points 0.015 apart: to 0.015⁶ in p, but for a factor of about 1/10, to rounding over 0.015⁴ in x.
+    w = all_to_all(1.56654877, -1.8473248) * np.pad(np.ones((3, 3)), (0, 1))
+    for start, p0 in (([-0.8, 0.4, 0.4, 0.0], 0.4), ([0.6, -0.3, -0.3, 0.0], 0.33), ([1.0, 1.0, -2.0, 0.0], 1.0)):
+        branch = trace(symmetric, jnp.asarray(np.array(start)), p0, p_span=(0.2, 3.0), u=(w, np.zeros(4)))
+        vertices = [event for event in branch.events if event.p < 0.3]
+        assert [event.kind for event in vertices] == ["BP"]
+        assert all(event.converged for event in vertices)
+        assert vertices[0].p == pytest.approx(1 / (w[0, 0] - w[0, 1]), abs=1e-12)
+        np.testing.assert_allclose(vertices[0].x, 0, atol=1e-7)
 
 
 def test_a_start_away_from_the_branch_is_corrected_and_one_beyond_the_fold_is_moved():
@@ -410,7 +453,7 @@ def _solve_anew(w, v, event):
     [
         ({"p0": 5.0}, r"p_span must contain p0 = 5; got \(-1, 1\)"),
         ({"p_span": (1.0, -1.0)}, "p_span must"),
-        ({"p_span": (0.0, 0.0)}, "p_span must be wider than 0"),
+        ({"p_span": (0.0, 0.0)}, "p_span must be .least, largest., the first below"),
         ({"p_span": 3.0}, "p_span must be a pair"),
         ({"p_span": (0.0, np.nan)}, "p_span must be finite"),
         ({"x0": jnp.array([jnp.nan])}, "x0 must be finite"),

@@ -17,7 +17,7 @@ ROUNDED = 1e-12
 
 
 def scalar_family(p, q):
-    """Doya's neuron over (b, w), or a flip at p = 0 with cubic coefficient q; the input says which, at one compilation.
+    """Doya's neuron over (b, w), or a flip at p = 0 with cubic coefficient q² + q - 1/2; the input says which.
 
     `b` and `w` are (fixed part, share of the parameter).
     """
@@ -25,17 +25,14 @@ def scalar_family(p, q):
     def step(x, u):
         bias, weight = u["b"][0] + u["b"][1] * p, u["w"][0] + u["w"][1] * q
         neuron = (1 - u["epsilon"]) * x + u["epsilon"] * jax.nn.sigmoid(weight * x + bias)
-        return neuron + u["flip"] * (q * x**3 - (2 + p) * x)
+        return neuron + u["flip"] * x * ((q - 0.5) * (x / u["unit"]) ** 2 + q * x / u["unit"] - (2 + p))
 
     return step
 
 
-def scalar(epsilon=1.0, *, b=(0.0, 1.0), w=(0.0, 1.0), flip=0.0):
-    values = {"epsilon": epsilon, "b": b, "w": w, "flip": flip}
+def scalar(epsilon=1.0, *, b=(0.0, 1.0), w=(0.0, 1.0), flip=0.0, unit=1.0):
+    values = {"epsilon": epsilon, "b": b, "w": w, "flip": flip, "unit": unit}
     return {name: jnp.asarray(value) for name, value in values.items()}
-
-
-DEGENERATE_FLIP = scalar(0.0, flip=1.0)
 
 
 def doya_folds(x0, p0, q0, u=None, p_span=(-8.0, 0.0), q_span=(3.0, 10.0)):
@@ -250,12 +247,13 @@ def test_flips_of_doya_s_neuron(epsilon):
     assert w.max() <= 4 * (1 - 2 / epsilon) + ROUNDED
 
 
-def test_a_degenerate_flip_is_located():
-    curve = flips(0.0, 0.001, -0.7, DEGENERATE_FLIP, (-1.0, 1.0), (-1.0, 1.0))
-    (event,) = curve.events  # x' = -(1 + p) x + q x³: the cubic coefficient is q
+@pytest.mark.parametrize("unit", [1.0, 1e-6, 1e6])
+def test_a_degenerate_flip_is_located_whatever_the_state_s_unit(unit):
+    curve = flips(0.0, 0.001, -0.7, scalar(0.0, flip=1.0, unit=unit), (-1.0, 1.0), (-1.0, 1.0))
+    (event,) = curve.events  # x' = -(1 + p) x + q x² + (q - 1/2) x³: it is q² + q - 1/2
     assert event.kind == "GPD"
     assert event.converged
-    np.testing.assert_allclose([event.p, event.q, event.x[0]], 0, atol=SOLVED)
+    np.testing.assert_allclose([event.p, event.q - (3**0.5 - 1) / 2, event.x[0] / unit], 0, atol=SOLVED)
 
 
 def meeting_family(p, q):
@@ -461,7 +459,7 @@ MISUSE = {
     "x0": ({"x0": np.zeros((1, 1))}, "x0 must be a float array"),
     "p0": ({"p0": np.inf}, "p0 must be finite"),
     "span": ({"q_span": (3.0,)}, "q_span must be a pair"),
-    "empty": ({"p_span": (0.0, 0.0), "p0": 0.0}, "p_span must be wider"),
+    "empty": ({"p_span": (0.0, 0.0), "p0": 0.0}, "p_span must be .least, largest."),
     "outside": ({"q_span": (6.0, 7.0)}, "q_span must contain q0 = 5"),
     "points": ({"max_points": 2}, "max_points must be"),
     "events": ({"max_events": 0}, "max_events must be"),

@@ -13,9 +13,9 @@ from tests import reference
 W = 5.0
 
 
-def at(kind, p, x):
+def at(kind, p, x, dtype=float):
     """An event known in closed form: the coefficients need no continuation."""
-    x = np.asarray(x, float)
+    x = np.asarray(x, dtype)
     return Event(kind, float(p), x, np.full(len(x), np.nan, complex), 0.0, True)
 
 
@@ -149,6 +149,82 @@ def test_a_strong_resonance_is_named():
     theta = 2 * np.pi / 3
     turn = jnp.array([[np.cos(theta), -np.sin(theta)], [np.sin(theta), np.cos(theta)]])
     assert normal_form(lambda p: lambda x, u: turn @ x - x**3, at("NS", 0.0, [0.0, 0.0])).verdict == "strong resonance"
+
+
+PRECISIONS = pytest.mark.parametrize("dtype", [np.float64, np.float32])
+
+
+def in_units(r):
+    """(r x (1 - y/K), x), which flips and turns, and a fold of x + (r - x²/K), each of K = u."""
+    return lambda x, u: jnp.stack([r * x[0] * (1 - x[1] / u), x[0]])
+
+
+def logistic_in_units(r):
+    return lambda x, u: r * x * (1 - x / u)
+
+
+def fold_in_units(r):
+    return lambda x, u: x + r - x**2 / u
+
+
+@PRECISIONS
+@pytest.mark.parametrize("unit", [1e-3, 1.0, 1e3, 1e6])
+def test_the_unit_of_the_state_changes_no_verdict(unit, dtype):
+    # In units of K coefficients of ξ² are 1/K, of ξ³ 1/K² times what they are in units of 1.
+    unit, tol = dtype(unit), float(1e3 * np.finfo(dtype).eps)
+    flip = normal_form(logistic_in_units, at("PD", 3.0, [2 / 3 * unit], dtype), unit)
+    turn = normal_form(in_units, at("NS", 2.0, [unit / 2, unit / 2], dtype), unit)
+    fold = normal_form(fold_in_units, at("LP", 0.0, [0.0], dtype), unit)
+    assert [form.verdict for form in (flip, turn, fold)] == ["supercritical", "supercritical", "fold"]
+    assert flip.coefficient * unit * unit == pytest.approx(9, rel=tol)
+    assert turn.coefficient * unit * unit == pytest.approx(-1, rel=tol)
+    assert fold.coefficient * unit == pytest.approx(-1, rel=tol)
+
+
+def turned(family):
+    """The same dynamics in coordinates x = 0.3 + u[0] Q z, in which nothing is a round number."""
+    q = np.linalg.qr(np.random.default_rng(0).normal(size=(2, 2)))[0]
+
+    def step(p, x, u):
+        Q = jnp.asarray(q, x.dtype)
+        return Q @ family(p, Q.T @ (x / u[0] - 0.3), u[1]) * u[0] + 0.3 * u[0]
+
+    return lambda p: lambda x, u: step(p, x, u)
+
+
+def cusp(p, z, c):
+    return jnp.stack([p + z[0] + c * z[0] ** 2 - z[0] ** 3 + z[0] * z[1], z[1] / 2])
+
+
+def flips(p, z, c):
+    return jnp.stack([-(1 + p) * z[0] + z[0] ** 2 + (c - 1) * z[0] ** 3, z[1] / 2 + z[0] * z[1]])
+
+
+def turns(p, z, c):
+    """Multipliers e^{±i}, and a quadratic term: c is the cubic that makes up for it."""
+    rotation = jnp.array([[np.cos(1.0), -np.sin(1.0)], [np.sin(1.0), np.cos(1.0)]], z.dtype)
+    return rotation @ ((1 + p) * z + jnp.stack([0 * z[0], z[0] ** 2]) + c * z * (z @ z))
+
+
+cusp_family, flip_family, turn_family = map(turned, (cusp, flips, turns))
+
+
+@PRECISIONS
+@pytest.mark.parametrize("unit", [1e-3, 1e3])
+def test_a_coefficient_that_vanishes_but_for_rounding_is_degenerate_and_one_of_a_tenth_is_not(unit, dtype):
+    unit, x = dtype(unit), np.full(2, 0.3 * unit)
+
+    def verdict(family, kind, c):
+        form = normal_form(family, at(kind, 0.0, x, dtype), (unit, dtype(c)))
+        return form.coefficient, form.verdict
+
+    assert [verdict(cusp_family, "LP", c)[1] for c in (0, 0.1)] == ["degenerate", "fold"]
+    assert [verdict(flip_family, "PD", c)[1] for c in (0, 0.1)] == ["degenerate", "supercritical"]
+    # The coefficient is linear in c: where it vanishes follows from its values at 0 and 1.
+    at_0, at_1 = (float(verdict(turn_family, "NS", c)[0]) for c in (0, 1))
+    balance = at_0 / (at_0 - at_1)
+    found = [verdict(turn_family, "NS", balance + more)[1] for more in (0, -0.1)]
+    assert found == ["degenerate", "supercritical"]
 
 
 @pytest.mark.parametrize(("sign", "verdict"), [(-1, "supercritical"), (1, "subcritical")])

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from rnn_dynamics._compile import any_lane
 from rnn_dynamics.continuation import linear
 
 __all__ = [
@@ -27,7 +28,6 @@ __all__ = [
     "UNIT_FROM",
     "Path",
     "Steps",
-    "any_lane",
     "correct",
     "first_tangent",
     "follow",
@@ -321,19 +321,6 @@ def follow(
     met = rows[:, -1] == 1  # on the way from the start's side: before the row, or after it
     kinks = jnp.where(places < before, met, jnp.roll(met, -1)) & (places < total - 1)
     return Path(rows[:, :size], rows[:, size:-2], rows[:, -2], kinks, total, before, end.ended)
-
-
-@jax.custom_batching.custom_vmap
-def any_lane(going):
-    """Whether a loop goes on. Under `vmap`, for all lanes as long as one does: its body must change nothing in those
-    that are over. JAX would copy the state of every lane, round by round, to see to that itself."""
-    return going
-
-
-@any_lane.def_vmap
-def _(axis_size, in_batched, going):
-    del axis_size, in_batched
-    return any_lane(jnp.any(going)), False
 
 
 def _border(row):

@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, Complex, Float, Int, PyTree
 
 from rnn_dynamics import _check, jacobians, stability
 from rnn_dynamics._compile import jit, on_one_blas_thread, top_level
-from rnn_dynamics.continuation import arclength, events, linear
+from rnn_dynamics.continuation import arclength, crossings, events, linear
 
 __all__ = ["STARTS", "Branch", "Event", "trace"]
 
@@ -35,9 +35,10 @@ class Event(equinox.Module):
     x: Float[np.ndarray, " n"] | Float[Array, "*e n"]
     multipliers: Complex[np.ndarray, " n"] | Complex[Array, "*e n"]
     residual: float | Float[Array, "*e"]
-    """The largest residual of the defining equations: of the fixed point and of the test function."""
+    """The largest residual of the defining equations: of the fixed point and of the test function; where several
+    multipliers are critical together, of their distances from 1, or from the border of stability."""
     converged: bool | Bool[Array, "*e"]
-    """Whether Newton's method solved them; if not, p and x are the middle of the bracket that was left."""
+    """Whether they were solved; if not, p and x are the best that was found, as the middle of the bracket."""
 
     def __repr__(self) -> str:
         if not isinstance(self.kind, str):
@@ -110,7 +111,8 @@ def trace(
     $\|(x,p)\|^2 = \|x\|^2/(n s^2) + p^2/P^2$, with P the width of the span and s the size of the state: the larger of
     the start's root mean square and its growth along the branch over the span (1 where both vanish); a branch that
     grows a thousandfold from below 1 is followed once more with s its largest, or 1. Special points are solved for, to
-    the rounding floor.
+    the rounding floor; where several multipliers cross together, interpolated on the branch, nearly to it. One that
+    lies exactly on an end of the span is not seen, and a fold there ends the branch.
 
     The start is first corrected at p0 by Newton's method; if that fails, to the nearest fixed point at any p.
 
@@ -206,13 +208,13 @@ def _trace(family, x0, numbers, u, discrete, num_each, max_events):
     bounds = jnp.where(bounds == 0, low, -bounds), jnp.where(bounds == 0, high, bounds)
     size = len(x0)
     path, weights = arclength.follow_in_units(residual, y0, weights, size, *bounds, lengths, num_each, start < 2)
-    problem = events.Problem(residual, jacobian, discrete, weights)
+    problem = crossings.Problem(residual, jacobian, discrete, weights)
 
     values = _spectra(jacobian, path.y, path.number)
     located = events.locate(problem, path, values, max_events)
     event_values = _spectra(jacobian, located.y, located.number)
     inside = jnp.arange(len(path.y)) < path.number
-    stable = inside & jnp.all(events.excess(values, discrete) < 0, axis=1)
+    stable = inside & jnp.all(crossings.excess(values, discrete) < 0, axis=1)
     defect = jnp.where(inside, jnp.abs(jax.vmap(residual)(path.y)).max(1), jnp.nan)
     if len(x0) > 1:
         time = "discrete" if discrete else "continuous"

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from rnn_dynamics._compile import jit
-from rnn_dynamics.continuation import arclength, defining, events, linear
+from rnn_dynamics.continuation import arclength, crossings, defining, linear
 
 __all__ = ["ENDS", "KINDS", "Found", "Kind", "compute"]
 
@@ -101,7 +101,7 @@ def _kappa(system, y, size):
     matrix = system.jacobian(y[:size], y[size:])
     matrix = jnp.where(jnp.isfinite(matrix).all(), matrix, jnp.eye(size, dtype=y.dtype))
     values = linear.eigenvalues(matrix)
-    off = jnp.abs(events.excess(values, system.discrete))
+    off = jnp.abs(crossings.excess(values, system.discrete))
     value = values[jnp.argmin(jnp.where(values.imag > 0, off, jnp.inf))]
     return value.real / jnp.abs(value) if system.discrete else value.imag**2
 
@@ -210,12 +210,12 @@ def _special(kind, system, function, weights, path, size, max_events):
     changes = inside & ((side[:-1] * side[1:] < 0) | ((side[:-1] == 0) & (side[1:] != 0)))
     places = jnp.nonzero(changes, size=max_events, fill_value=0)[0]
 
-    def solve(guess):
+    def solve(guess, unit):
         left, right = defining.null_vectors(system, guess, size, kind.multiplier)
 
         def equations(y):
             w, v, g = defining.eigenpair(system, y, left, right, kind.multiplier)
-            return jnp.concatenate([system.residual(y[:size], y[size:]), jnp.stack([g, form(system, y, w, v)])])
+            return jnp.concatenate([system.residual(y[:size], y[size:]), jnp.stack([g, form(system, y, w, v) / unit])])
 
         y, error = defining.newton(equations, guess)
         return y, error, error <= defining.tol(y.dtype) * (1 + jnp.abs(y).max())
@@ -231,7 +231,7 @@ def _special(kind, system, function, weights, path, size, max_events):
             a, b = at_low[0], aligned(at_low, at_high) * at_high[0]
             share = jnp.clip(jnp.where(a == b, 0.5, a / (a - b)), 0.0, 1.0)
             chord, middle = high - low, low + jnp.clip(share, 0.1, 0.9) * (high - low)
-            y, error, converged = solve(low + share * chord)
+            y, error, converged = solve(low + share * chord, unit)
             along = jnp.sum(weights * chord * (y - low)) / norm(chord) ** 2
             aside = norm(y - low - along * chord)
             found = converged & (along >= -0.05) & (along <= 1.05) & (aside <= norm(chord))
@@ -248,10 +248,13 @@ def _special(kind, system, function, weights, path, size, max_events):
 
         low, high = path.y[place], path.y[place + 1]
         at_low, at_high = samples[place], samples[place + 1]
+        unit = jnp.maximum(jnp.abs(at_low[0]), jnp.abs(at_high[0]))  # the state's own unit must not matter
         no, zero = jnp.asarray(False), jnp.zeros((), int)
         state = low, high, at_low, at_high, low, jnp.asarray(jnp.inf, low.dtype), no, no, zero
         end = jax.lax.while_loop(lambda state: ~state[-2], again, state)
-        least, first = (jnp.minimum(jnp.abs(a[0]), jnp.abs(b[0])) for a, b in ((end[2], end[3]), (at_low, at_high)))
+        least, first = (
+            jnp.minimum(jnp.abs(a[0]), jnp.abs(b[0])) / unit for a, b in ((end[2], end[3]), (at_low, at_high))
+        )
         y, error, found = end[4:7]
         left = jnp.maximum(jnp.abs(system.residual(y[:size], y[size:])).max(), least)
         # A sign that changes through infinity is no zero: there the other critical direction passes as well.

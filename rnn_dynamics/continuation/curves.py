@@ -40,7 +40,8 @@ class CurveEvent(equinox.Module):
     q: float | Float[Array, "*e"]
     x: Float[np.ndarray, " n"] | Float[Array, "*e n"]
     residual: float | Float[Array, "*e"]
-    """The largest residual of the defining equations: fixed point, singular matrix, vanishing coefficient."""
+    """The largest residual of the defining equations: fixed point, singular matrix, vanishing coefficient, this as a
+    share of what it is at the neighbouring points of the curve."""
     converged: bool | Bool[Array, "*e"]
     """Whether Newton's method solved them; if not, the point is the middle of the bracket that was left."""
 

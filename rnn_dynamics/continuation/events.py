@@ -1,6 +1,6 @@
 """Where a branch of fixed points bifurcates: found between its points by what changes, located by Newton's method.
 
-Row 7 of the layer table: above `arclength`. Next: `branch`, which collects them, and `normal_forms`.
+Row 7 of the layer table: above `crossings`. Next: `branch`, which collects them, and `normal_forms`.
 
 Along a branch y = (x, p), with A = [G_x G_p], its tangent t and the multipliers λ of the map (rates of the field):
 
@@ -13,31 +13,22 @@ Along a branch y = (x, p), with A = [G_x G_p], its tangent t and the multipliers
 """
 
 import math
-from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from rnn_dynamics.continuation import arclength, linear
+from rnn_dynamics._compile import any_lane
+from rnn_dynamics.continuation import arclength, crossings, defining, linear
 
-__all__ = ["BC", "BP", "KINDS", "LP", "NS", "PD", "Located", "Problem", "excess", "locate", "signatures"]
+__all__ = ["BC", "BP", "KINDS", "LP", "NS", "PD", "Located", "locate", "signatures"]
 
 KINDS = ("LP", "PD", "NS", "BP", "BC", "H")
 LP, PD, NS, BP, BC, H = range(6)
 
 PER_INTERVAL = 8
 """The most special points that are looked for between two neighbouring points of a branch."""
-
-
-class Problem(NamedTuple):
-    """What is continued: G(y) for y = (x, p), the Jacobian F_x of the map or field, and which of the two it is."""
-
-    residual: Callable
-    jacobian: Callable
-    discrete: bool
-    weights: Float[Array, " m"]
 
 
 class Signature(NamedTuple):
@@ -62,25 +53,20 @@ class Located(NamedTuple):
     complete: Bool[Array, ""]
 
 
-def excess(values, discrete):
-    """How far multipliers lie outside the unit circle, rates right of the imaginary axis; negative where stable."""
-    return jnp.abs(values) - 1 if discrete else values.real
-
-
-def signatures(problem: Problem, tangent, orientation, values) -> Signature:
+def signatures(problem: crossings.Problem, tangent, orientation, values) -> Signature:
     """Of one point or of many, from the tangent, the orientation and the multipliers there."""
     band = _band(tangent.dtype)
     slope = tangent[..., -1] * jnp.sqrt(problem.weights[-1])
     level = float(jnp.finfo(tangent.dtype).eps) ** 0.8  # rounding of the bordered solve, with room
     side = jnp.where(jnp.abs(slope) <= level, 0, jnp.sign(slope)).astype(int)
     width = band * jnp.maximum(1, jnp.abs(values).max(-1, keepdims=True))
-    unstable = jnp.sum(excess(values, problem.discrete) > width, axis=-1)
+    unstable = jnp.sum(crossings.excess(values, problem.discrete) > width, axis=-1)
     real = jnp.abs(values.imag) <= 0
     flips = jnp.sum(real & (values.real < -1 - width), axis=-1) % 2 if problem.discrete else jnp.zeros_like(unstable)
     return Signature(side, orientation.astype(int), flips, unstable)
 
 
-def locate(problem: Problem, path: arclength.Path, values, max_events: int) -> Located:
+def locate(problem: crossings.Problem, path: arclength.Path, values, max_events: int) -> Located:
     """The special points between the points of a path, whose multipliers are `values`.
 
     Between two points at which something differs, Newton's method starts from the middle of the bracket. What it finds
@@ -118,11 +104,15 @@ def locate(problem: Problem, path: arclength.Path, values, max_events: int) -> L
         kink = kinks[place]
         corner = path.y[place + (place >= path.start)]  # the row farther from the start lies on the corner
         found, over, more, search = _narrow(problem, search, end, length)
-        y = jnp.where(kink, corner, found.y)
-        residual = jnp.where(found.sure & ~kink, found.residual, jnp.abs(problem.residual(y)).max())
         kind = jnp.where(kink, BC, found.kind)
-        sure = jnp.where(kink | (kind == BC), residual <= _tol(y.dtype), found.sure)
         over, more = (over | kink) & goes_on(state), more & ~kink
+        unsure = over & found.unsure & (kind != BC)
+        ends = crossings.Point(path.y[place], path.tangent[place]), crossings.Point(end.y, end.tangent)
+        y, error, solved = crossings.interpolated(problem, found.y, ends, found.number, found.turns, unsure)
+        y = jnp.where(kink, corner, y)
+        left = jnp.abs(problem.residual(y)).max()
+        border = left, left <= defining.tol(y.dtype)
+        residual, sure = _choose(kind == BC, border, _choose(unsure, (error, solved), (found.residual, found.sure)))
         row = jnp.concatenate([y, jnp.stack([kind.astype(y.dtype), residual, sure.astype(y.dtype)])])
         rows = jax.lax.dynamic_update_slice(rows, row[None], (jnp.where(over, count, max_events), 0))
         tries = search.tries + over
@@ -132,7 +122,7 @@ def locate(problem: Problem, path: arclength.Path, values, max_events: int) -> L
 
     blank = jnp.full((max_events + 1, path.y.shape[1] + 3), jnp.nan, path.y.dtype)
     state = enter(jnp.zeros((), int)), jnp.zeros((), int), blank
-    search, count, rows = jax.lax.while_loop(lambda state: arclength.any_lane(goes_on(state)), advance, state)
+    search, count, rows = jax.lax.while_loop(lambda state: any_lane(goes_on(state)), advance, state)
     rows = rows[:-1]
     known = jnp.arange(max_events) < count
     rows = jnp.where(known[:, None], rows, jnp.nan)
@@ -163,6 +153,12 @@ class _Guess(NamedTuple):
     y: Array
     residual: Array
     sure: Array
+    unsure: Array
+    """Whether it was found, but not by the fast convergence to a regular point, or not at all."""
+    number: Array
+    """How many multipliers cross."""
+    turns: Array
+    """Whether the parameter turns back."""
 
 
 def _narrow(problem, search, end, length):
@@ -170,7 +166,7 @@ def _narrow(problem, search, end, length):
     _, _, low, high, halve = search
     shortest, tiny = 50 * float(jnp.finfo(end.y.dtype).eps), float(jnp.finfo(end.y.dtype).tiny)
     kind = _kind(low.signature, high.signature)
-    y, residual, converged, named = _newton(problem, jnp.where(halve, -1, kind), low, high)
+    y, residual, converged, regular, named = _newton(problem, jnp.where(halve, -1, kind), low, high)
     chord = high.y - low.y
     width = _norm(problem, chord)
     along = jnp.sum(problem.weights * chord * (y - low.y)) / width**2
@@ -198,7 +194,13 @@ def _narrow(problem, search, end, length):
     short = width <= 1e-6 * (1 + _norm(problem, low.y))
     border = stuck & short & _jumps(low.values, high.values)
     kind = jnp.where(border, BC, jnp.where(found, named, _likeliest(problem, low, high)))
-    guess = _Guess(kind, jnp.where(done, y, (low.y + high.y) / 2), residual, done)
+    after = _choose(found, beyond, high.signature)
+    number, turns = (
+        jnp.maximum(jnp.abs(after.unstable - low.signature.unstable), 1),
+        after.side * low.signature.side < 0,
+    )
+    y = jnp.where(done, y, (low.y + high.y) / 2)
+    guess = _Guess(kind, y, residual, done, ~(done & regular), number, turns)
     more = (room | stuck) & _differ(new_high.signature, end.signature)
     return guess, done | stuck, more, _Search(search.which, search.tries, new_low, new_high, found & ~whole)
 
@@ -252,14 +254,17 @@ def _likeliest(problem, low, high):
     """What to call a point that Newton's method does not find, as one in which several coincide."""
     a, b = low.signature, high.signature
     turn, side = a.orientation * b.orientation < 0, a.side * b.side < 0
-    nearest = low.values[jnp.argmin(jnp.abs(excess(low.values, problem.discrete)))]
-    real = jnp.abs(nearest.imag) <= math.sqrt(_tol(low.y.dtype))
+    nearest = low.values[jnp.argmin(jnp.abs(crossings.excess(low.values, problem.discrete)))]
+    real = jnp.abs(nearest.imag) <= math.sqrt(defining.tol(low.y.dtype))
     flip = (a.flips != b.flips) | (real & problem.discrete & (nearest.real < 0))
     return jnp.select([turn, side, flip, real], [BP, LP, PD, BP], NS)
 
 
 def _newton(problem, kind, low, high):
-    """A special point of this kind from inside a bracket: (y, residual with the test functions, converged).
+    """A special point of this kind from inside a bracket: (y, residual, converged, whether it is regular, its kind).
+
+    The residual is the largest of the fixed point's and of the test functions. Where several multipliers are critical
+    the system is not regular, and its residual tells little of the distance: Newton's method converges slowly.
 
     With M = [F_x - μ, b; c* 0], M (v; g) = (0; 1) and M* (w; ·) = (0; 1), the scalar g vanishes exactly where μ is an
     eigenvalue, and its derivative is -w* (F_x - μ)' v: no derivative of a linear solver is needed. The unknowns are y
@@ -357,17 +362,18 @@ def _newton(problem, kind, low, high):
         b, c = jax.lax.fori_loop(0, 2, turned, (b, c))
     huge = jnp.asarray(jnp.inf, dtype)
     state = guess, guess, huge, huge, b, c, jnp.zeros((), int), kind >= 0
-    _, best, least, *_ = jax.lax.while_loop(lambda state: state[-1], again, state)
+    _, best, least, move, *_ = jax.lax.while_loop(lambda state: state[-1], again, state)
     # A double real multiplier, as symmetric networks have, solves the equations of a pair too.
     angle, at_minus_one = (jnp.sin(best[-1]), jnp.cos(best[-1]) < 0) if problem.discrete else (best[-1], False)
-    double = complex_pair & (jnp.abs(angle) <= math.sqrt(_tol(dtype)))
+    double = complex_pair & (jnp.abs(angle) <= math.sqrt(defining.tol(dtype)))
     kind = jnp.where(double, jnp.where(at_minus_one, PD, BP), kind)
-    return best[:-1], least, least <= _tol(dtype) * jnp.minimum(1e3, 1 + jnp.abs(best[:-1]).max()), kind
+    converged = least <= defining.tol(dtype) * jnp.minimum(1e3, 1 + jnp.abs(best[:-1]).max())
+    return best[:-1], least, converged, (move <= small) & ~double, kind
 
 
 def _test(problem, kind, point):
     """A number that changes sign at a fold, a flip or a Neimark-Sacker point, and the multiplier it belongs to."""
-    values, beyond = point.values, excess(point.values, problem.discrete)
+    values, beyond = point.values, crossings.excess(point.values, problem.discrete)
     meant = jnp.where(kind == NS, values.imag > 0, (values.imag == 0) & (values.real < 0))
     nearest = jnp.argmin(jnp.where(meant, jnp.abs(beyond), jnp.inf))
     return jnp.where(kind == LP, point.tangent[-1], beyond[nearest]), values[nearest]
@@ -391,8 +397,3 @@ def _norm(problem, y):
 def _band(dtype):
     """How near to a border a number has to be not to count as beyond it: rounding must not make events."""
     return float(jnp.finfo(dtype).eps) ** 0.575  # 1e-9 in float64, 1e-4 in float32
-
-
-def _tol(dtype):
-    """What the residual of a defining system may be: 7e-11 in float64, 3e-5 in float32."""
-    return float(jnp.finfo(dtype).eps) ** 0.65

@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, Inexact, PyTree
 
 from rnn_dynamics import _check, jacobians
 from rnn_dynamics._compile import jit
-from rnn_dynamics.continuation import events, linear
+from rnn_dynamics.continuation import crossings, defining, linear
 from rnn_dynamics.continuation.branch import Event
 
 __all__ = ["NormalForm", "TwoCycle", "branch_directions", "flip_direction", "normal_form"]
@@ -38,8 +38,8 @@ class NormalForm(equinox.Module):
     """LP: ⟨w, F_p⟩, how fast the fold is crossed. NaN otherwise."""
     verdict: str
     """"supercritical": what is born is stable on the centre manifold; "subcritical": unstable; "fold"; "degenerate":
-    the coefficient vanishes to rounding; "strong resonance": an NS point with e^{ikθ} = 1, k = 3 or 4, to which the
-    coefficient does not apply."""
+    the coefficient is no larger than the errors of its terms and of the event may be, whatever the state's unit;
+    "strong resonance": an NS point with e^{ikθ} = 1, k = 3 or 4, to which the coefficient does not apply."""
     right: Inexact[Array, " n"]
     """v, of length 1: the critical eigenvector."""
     left: Inexact[Array, " n"]
@@ -98,11 +98,11 @@ def normal_form(
     _check.on_host("normal_form", event=event, u=u)
     x, p = _checked(family, event, u, time, _COEFFICIENTS)
     compute = _pair if event.kind in ("NS", "H") else _real
-    coefficient, cubic, parameter, right, left, scale, phase = compute(family, x, p, u, event.kind, time == "discrete")
-    value, small = float(coefficient), 1e3 * float(jnp.finfo(x.dtype).eps) ** 0.5 * float(scale)
-    if event.kind == "NS" and min(abs(float(phase) - 2 * math.pi / k) for k in (3, 4)) < 1e-6:
+    coefficient, cubic, parameter, right, left, error, phase = compute(family, x, p, u, event.kind, time == "discrete")
+    value, same = float(coefficient), math.sqrt(defining.tol(x.dtype))
+    if event.kind == "NS" and min(abs(float(phase) - 2 * math.pi / k) for k in (3, 4)) < same:
         verdict = "strong resonance"
-    elif not abs(value) > small:
+    elif not abs(value) > float(error):
         verdict = "degenerate"
     elif event.kind == "LP":
         verdict = "fold"
@@ -206,6 +206,11 @@ def _null_vectors(matrix):
     return right, left / jnp.vdot(right, left)
 
 
+def _error(left, *terms):
+    """What ⟨w, the sum of the terms⟩ may be off by: an event, and with it each term, is known to `defining.tol`."""
+    return 100 * defining.tol(left.dtype) * (jnp.abs(left) @ sum(map(jnp.abs, terms)))
+
+
 @jit
 def _real(family, x, p, u, kind, discrete):
     multiplier = -1.0 if kind == "PD" else 1.0 * discrete
@@ -217,19 +222,21 @@ def _real(family, x, p, u, kind, discrete):
     identity = jnp.eye(len(x), dtype=x.dtype)
     right, left = _null_vectors(A - multiplier * identity)
     quadratic = _form(step, x, [right, right])
-    triple = left @ _form(step, x, [right, right, right]) / 6
+    triple = _form(step, x, [right, right, right]) / 6
     nothing = jnp.asarray(jnp.nan, x.dtype)
-    scale = jnp.linalg.norm(left) * (1 + jnp.linalg.norm(quadratic))
     if kind == "PD":
-        cubic = triple + left @ _form(step, x, [right, linear.solve(identity - A, quadratic)]) / 2
-        return cubic, nothing, nothing, right, left, scale, nothing
+        other = _form(step, x, [right, linear.solve(identity - A, quadratic)]) / 2
+        return left @ (triple + other), nothing, nothing, right, left, _error(left, triple, other), nothing
     # The bordered system inverts A - μ on the complement of v.
     a = left @ quadratic / 2
     whole = jnp.block([[A - multiplier * identity, right[:, None]], [left[None], jnp.zeros((1, 1), x.dtype)]])
     second = linear.solve(whole, jnp.append(2 * a * right - quadratic, 0.0))[:-1]
-    cubic = triple + left @ _form(step, x, [right, second]) / 2
+    cubic = left @ (triple + _form(step, x, [right, second]) / 2)
     slope = left @ jax.jvp(lambda p: family(p)(x, u), (p,), (jnp.ones_like(p),))[1]
-    return a, cubic, slope, right, left, scale, nothing
+    # Where the multiplier is known to δ, the fold may be ξ away, 3|c|ξ² = δ, if a vanishes there; here it is 3cξ.
+    delta = defining.tol(x.dtype) * (1 + jnp.abs(A).max())
+    error = _error(left, quadratic / 2) + jnp.sqrt(3 * jnp.abs(cubic) * delta)
+    return a, cubic, slope, right, left, error, nothing
 
 
 @jit
@@ -242,7 +249,7 @@ def _pair(family, x, p, u, kind, discrete):
     A = jacobians.jacobian(lambda x, u: family(p)(x, u), x, u)
     identity = jnp.eye(len(x), dtype=x.dtype)
     values = jnp.linalg.eigvals(A)
-    off = jnp.abs(events.excess(values, discrete))
+    off = jnp.abs(crossings.excess(values, discrete))
     critical = values[jnp.argmin(jnp.where(values.imag > 0, off, jnp.inf))]
     phase = jnp.angle(critical) if discrete else critical.imag
     multiplier = jnp.exp(1j * phase) if discrete else 1j * phase
@@ -250,16 +257,15 @@ def _pair(family, x, p, u, kind, discrete):
     square, mixed = _form(step, x, [right, right]), _form(step, x, [right, right.conj()])
     still = identity - A if discrete else -A
     double = multiplier**2 if discrete else 2 * multiplier
-    total = jnp.vdot(
-        left,
-        _form(step, x, [right, right, right.conj()])
-        + 2 * _form(step, x, [right, linear.solve(still.astype(mixed.dtype), mixed)])
-        + _form(step, x, [right.conj(), linear.solve(double * identity - A, square)]),
+    terms = (
+        _form(step, x, [right, right, right.conj()]),
+        2 * _form(step, x, [right, linear.solve(still.astype(mixed.dtype), mixed)]),
+        _form(step, x, [right.conj(), linear.solve(double * identity - A, square)]),
     )
-    coefficient = (total * multiplier.conj()).real / 2 if discrete else total.real / (2 * phase)
-    scale = jnp.linalg.norm(left) * (1 + jnp.linalg.norm(square))
+    turned, unit = (multiplier.conj(), 2) if discrete else (1, 2 * phase)
+    coefficient = (jnp.vdot(left, sum(terms)) * turned).real / unit
     nothing = jnp.asarray(jnp.nan, x.dtype)
-    return coefficient, nothing, nothing, right, left, scale, phase
+    return coefficient, nothing, nothing, right, left, _error(left, *terms) / unit, phase
 
 
 @jit
