@@ -55,7 +55,8 @@ def basins(
     All orbits run side by side on the device. Two that have closed are on the same attractor if a point of the one is
     within √tol (1 + ‖x‖) of a point of the other. An orbit may end on a saddle or a repeller exactly, as one that
     starts there does; that is no attractor, and a multiplier outside the unit circle, by more than the root of 100
-    machine epsilons, tells. A chaotic attractor is not told from a long transient: both are "unsettled".
+    machine epsilons, tells. A chaotic attractor is not told from a long transient: both are "unsettled". The 1 is a
+    length: of a state that stays below √tol, in whatever units, all attractors are one.
 
     Args:
         step: The map, `(x, u) -> x`.

@@ -1,18 +1,31 @@
 """One call finds every branch: disconnected ones, those that switch at branch points, and cascades of flips."""
 
+import equinox
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy
+from jaxtyping import Array, Float
 
 from rnn_dynamics import activations
 from rnn_dynamics.bifurcation import Diagram, Iterate, diagram
 from rnn_dynamics.continuation import Event
+from rnn_dynamics.fixed_points import enumerate as enumerate_
 from rnn_dynamics.models import PascanuRNN
 from rnn_dynamics.models.reference import Logistic, bistable_module
 from tests import reference
-from tests.families import HENON, Circuit, doya, planar_family, scalar_family, unit
+from tests.families import HENON, Circuit, doya, pair, planar_family, scalar_family, unit
+
+
+class Networks(equinox.Module):
+    """Networks z' = (w₀ + p w₁) tanh(z) + b₀ + p b₁: one compilation serves all of one size."""
+
+    w: Float[Array, "2 n n"]
+    b: Float[Array, "2 n"]
+
+    def __call__(self, p):
+        return PascanuRNN(self.w[0] + p * self.w[1], None, self.b[0] + p * self.b[1], activations.tanh)
 
 
 def neuron(w, p_span, starts):
@@ -161,15 +174,41 @@ def test_henons_points_fold_flip_and_escape_at_infinity():
 
 def test_branches_that_never_meet_are_all_found_and_proved_all():
     # two bistable units, not coupled: nine branches of products of states, folding in pairs
-    def family(b):
-        return PascanuRNN(jnp.diag(jnp.array([2.0, 2.0])), None, jnp.stack([b, jnp.zeros_like(b)]), activations.tanh)
-
+    family = Networks(jnp.stack([2 * jnp.eye(2), jnp.zeros((2, 2))]), jnp.array([[0.0, 0.0], [1.0, 0.0]]))
     found = diagram(family, (-1.0, 1.0), jnp.array([[0.1, 0.1]]))
     assert found.proved.all()
     # h* = 0.53283997535355 (papers): each of the three states of the second unit carries a curve with two folds
     np.testing.assert_allclose(np.abs(parameters(found, "LP")), 0.53283997535355, rtol=0, atol=1e-10)
     assert len(parameters(found, "LP")) == 6
     assert found.periods == (1, 1, 1)
+
+
+@pytest.mark.parametrize("case", ["a symmetric pair, at its pitchforks", "a fold just beside a value looked at"])
+def test_every_branch_is_drawn_once_as_many_cross_as_there_are_fixed_points(case):
+    if "pair" in case:
+        w, b, span, starts = np.array([[1.0, 0.2], [0.2, 1.0]]), np.zeros(2), (0.5, 2.5), [[0.1, 0.2], [1.0, -1.0]]
+    else:  # at 1.24963, and there is a row of its branch at 1.25
+        rng = np.random.default_rng(11)
+        w, b, span = rng.normal(size=(2, 2)), 0.3 * rng.normal(size=2), (0.2, 3.0)
+        starts = rng.normal(size=(10, 2))
+    family = Networks(jnp.stack([jnp.zeros((2, 2)), w]), jnp.stack([b, jnp.zeros(2)]))
+    found = diagram(family, span, jnp.asarray(starts), num_doublings=0)
+    for p in np.linspace(*span, 6)[1:-1] + 0.0137:  # not a row of a branch
+        proved = enumerate_(family(jnp.asarray(p)))
+        assert proved.complete
+        assert sum((np.diff(np.sign(branch.p - p)) != 0).sum() for branch in found.branches) == len(proved)
+
+
+def test_a_branch_is_known_though_the_state_has_another_size_than_its_unit():
+    # x' = p x + W (σ(x) - 1/2): a pitchfork at p = 1 - (largest eigenvalue of W)/4, and arms that grow for ever. That
+    # W σ(0) is taken away makes the map round as if its length were ε.
+    rng = np.random.default_rng(12)
+    w = 3 * rng.normal(size=(2, 2))
+    w = (w + w.T) / 2
+    terms = pair(c=(-w.sum(axis=1) / 2, (0, 0)), a=(np.zeros((2, 2)), np.eye(2)), w=w)
+    found = diagram(planar_family, (-1.0, 0.9), jnp.asarray(rng.normal(size=(2, 2))), u=terms, num_doublings=0)
+    assert found.periods == (1, 1)
+    np.testing.assert_allclose(parameters(found, "BP"), 1 - np.linalg.eigvalsh(w)[-1] / 4, rtol=0, atol=1e-9)
 
 
 def test_a_fields_equilibria_fold_where_its_maps_fixed_points_do():
@@ -188,7 +227,7 @@ def test_the_iterate_has_the_product_of_the_jacobians():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"p_span": (1.0, 1.0)}, "p_span must be wider than 0"),
+        ({"p_span": (1.0, 1.0)}, "p_span must be .least, largest., the first below"),
         ({"p_span": 3.0}, "p_span must be a pair"),
         ({"starts": jnp.zeros(1)}, r"starts must be a float array of shape \(s, n\)"),
         ({"num_values": 1}, "num_values.*1"),

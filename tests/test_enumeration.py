@@ -246,6 +246,13 @@ def test_a_relu_network_is_solved_region_by_region():  # x = W relu(x) + b by ha
     np.testing.assert_array_equal(ray.undecided, [[[[0.0, np.inf]]]])
 
 
+@pytest.mark.parametrize(("leak", "dtype"), [(1e-3, jnp.float32), (1e-7, jnp.float64)])
+def test_a_slow_units_points_are_classified_by_how_closely_they_are_proved(leak, dtype):
+    # multipliers 1 + leak (2 tanh'(2x) - 1): 1 + leak at 0, and 1 - 0.83 leak where tanh' < 1/2
+    points = enumerate_(ElmanRNN(jnp.array([[2.0]], dtype), None, jnp.zeros(1, dtype), leak=leak))
+    assert points.kind.tolist() == ["stable node", "unstable node", "stable node"]
+
+
 def test_a_float32_network_is_proved_as_its_float32_numbers_are():
     single = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), random_network(4, 3, 4.0))
     double = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), single)

@@ -422,6 +422,34 @@ def test_on_the_cusp_every_answer_lies_within_the_cube_root_of_the_tolerance():
     assert set(points.kind) == {"marginal"}
 
 
+def slow_unit(x, b):
+    return x + 2.0**-10 * (jnp.tanh(2 * x + b) - x)
+
+
+@pytest.mark.parametrize("search", [find, slow_points, lambda step, starts, u: cycles(step, starts, 1, u)])
+def test_what_is_said_of_a_slow_unit_is_true_however_near_a_fold(search):
+    # The points are those of the neuron x' = tanh(2x + b), unstable where tanh' > 1/2, between -+asinh 1.
+    starts, vertex, said = jnp.linspace(-2, 2, 16, dtype=jnp.float32)[:, None], np.arcsinh(1.0), {}
+    for off in (0.0, *-np.logspace(-8, -1, 8), *np.logspace(-8, -1, 8)):
+        b = jnp.asarray(vertex - np.sqrt(2) + off, jnp.float32)  # two points more for off > 0
+        ends = np.array([-4.0, -vertex, vertex, 4.0]) / 2 - float(b) / 2
+        defects = np.tanh(2 * ends + float(b)) - ends
+        crossed = np.flatnonzero(defects[:-1] * defects[1:] < 0)
+        roots = [
+            scipy.optimize.brentq(lambda x, b: np.tanh(2 * x + b) - x, *ends[i : i + 2], float(b)) for i in crossed
+        ]
+        points = search(slow_unit, starts, b)
+        for x, kind in zip(np.asarray(points.x[:, 0]), points.kind, strict=True):
+            nearest = int(np.argmin(np.abs(roots - x)))
+            truth = "unstable node" if crossed[nearest] == 1 else "stable node"
+            assert kind in ("marginal", truth)
+            assert kind == "marginal" or abs(roots[nearest] - x) < 0.5  # beyond the fold there is none
+            said.setdefault(off, set()).add(kind)
+    # 100 ε over the slope s √off is 0.04 there, a small part of √off, the distance to the fold
+    assert said[0.1] == {"stable node", "unstable node"}
+    assert said[0.0] == {"marginal", "stable node"}
+
+
 def test_a_flip_is_marginal_and_its_neighbours_are_not():
     for (_, w), flips in reference.DOYA_FLIPS.items():
         for b, x in flips:
@@ -775,11 +803,12 @@ def test_solve_refuses_wrong_arguments(changed, message):
         ("starts", lambda x: cycles(jnp.cos, x, 2)),
         ("x0", lambda x: solve(jnp.cos, x[0])),
         ("trajectory", lambda x: starts_from(x, 2, seed=0)),
-        ("step and starts and u", lambda _: find(jnp.cos, np.zeros((1, 1)))),  # no tracer, but what it makes would be
+        ("find", lambda _: find(jnp.cos, np.zeros((1, 1)))),  # no tracer, but what it makes would be
     ],
 )
 def test_inside_jit_a_search_says_that_it_runs_on_the_host(name, search):
-    with pytest.raises(ValueError, match=f"{name} must be known numbers, as .* runs on the host"):
+    wanted = f"{name} must be (known numbers|called outside of jit), as .* runs on the host"
+    with pytest.raises(ValueError, match=wanted):
         jax.jit(search)(jnp.zeros((1, 1)))
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, PyTree
 
 from rnn_dynamics import _check, continuation, fixed_points, jacobians
-from rnn_dynamics.bifurcation.iterates import InUnits, orbits, reach
+from rnn_dynamics.bifurcation.iterates import InUnits, corrected, feet_on, orbits, padded, reach
 from rnn_dynamics.continuation import Branch, Event
 from rnn_dynamics.fixed_points.canonical import canonical
 
@@ -92,7 +92,8 @@ def diagram(
 
     Returns:
         The diagram. A branch that closes on itself, or never meets a parameter looked at, can be missed; so can
-        anything beyond the starts in a network too large for `enumerate`.
+        anything beyond the starts in a network too large for `enumerate`. A branch stops at a fold that lies exactly on
+        an end of the span, and a special point exactly there may not be listed: let the span reach a little further.
 
     Raises:
         ValueError: as `continuation.trace` and `fixed_points.find`; a family that returns no map.
@@ -173,29 +174,31 @@ class _Search:
         return x[points.reached[: len(starts)]]
 
     def known(self, x, period, p):
-        """Whether x, or another point of its cycle, is on a branch already: on its polyline's crossings, corrected."""
-        cycle, tol = self.cycles([p], x[None], period)[0], self.level(1e-5) * (1 + np.abs(x).max())
+        """Whether x, or another point of its cycle, is on a branch already.
+
+        If so, the branch meets there the plane through it at right angles to the nearest segment, at a fold as well.
+        """
+        scale = np.append(np.full(len(x), 1 + np.abs(x).max()), self.width)
+        points, tol = _places(p, self.cycles([p], x[None], period)[0]) / scale, self.level(1e-5)
         for branch in (branch for branch, q in self.found if q == period):
-            before, after = branch.p[:-1] - p, branch.p[1:] - p
-            at = np.flatnonzero((before * after <= 0) & (before != after))
-            part = (before[at] / (before[at] - after[at]))[:, None]
-            guesses = (1 - part) * branch.x[at] + part * branch.x[at + 1]
-            length = np.linalg.norm(branch.x[at + 1] - branch.x[at], axis=1) + 0.1 * tol
-            near = (np.linalg.norm(guesses[:, None] - cycle, axis=2).min(axis=1) <= length + len(x) * tol).nonzero()
-            if len(near[0]):
-                corrected = self.fixed(p, period, guesses[near])
-                moved = np.linalg.norm(corrected - guesses[near], axis=1) <= length[near]
-                points = np.where(moved[:, None], corrected, guesses[near])
-                if np.abs(points[:, None] - cycle).max(axis=2).min() <= tol:
+            rows = _places(branch.p, branch.x) / scale
+            along, (_, gap, feet) = np.diff(rows, axis=0), feet_on(rows, points)
+            length = np.linalg.norm(along, axis=1) + 0.1 * tol
+            which, at = np.nonzero(gap <= length + tol)
+            if len(at):
+                guesses, families = feet[which, at], self.families(period)
+                starts, across = padded(guesses, self.dtype), padded(along[at], self.dtype)
+                met = corrected(families, starts, across, jnp.asarray(scale, self.dtype), self.u, self.time)
+                met = np.asarray(met)[: len(at)]
+                near = np.linalg.norm(met - guesses, axis=1) <= length[at]
+                if (np.abs(np.where(near[:, None], met, guesses) - points[which]).max(axis=1) <= tol).any():
                     return True
         return False
 
     def at_all(self, function, ps, xs, *options):
         """`function` of the family at each p and x."""
-        filling = (1 << (len(ps) - 1).bit_length()) - len(ps)  # to a power of two: few shapes to compile
-        all_ps = jax.device_put(np.pad(np.asarray(ps, self.dtype), (0, filling), mode="edge"))
-        all_xs = jax.device_put(np.pad(np.asarray(xs, self.dtype), ((0, filling), (0, 0)), mode="edge"))
-        return np.asarray(function(self.families(1), all_ps, all_xs, self.u, *options))[: len(ps)]
+        places = padded(ps, self.dtype), padded(xs, self.dtype)
+        return np.asarray(function(self.families(1), *places, self.u, *options))[: len(ps)]
 
     def cycles(self, ps, xs, period):
         """The orbit of each x at its p, `period` states long."""
@@ -329,12 +332,9 @@ class _Search:
         """The branch with its special points among its rows, each at the phase and in the segment nearest to it."""
         rows, placed = _rows(branch), []
         for event in branch.events:
-            before = np.column_stack([rows["p"] / self.width, rows["x"]]).astype(float)
-            along = np.diff(before, axis=0)
             phases = self.cycles([event.p], event.x[None], period)[0]
-            points = np.column_stack([np.full(period, event.p / self.width), phases])[:, None]
-            part = ((points - before[:-1]) * along).sum(2) / np.maximum((along**2).sum(1), 1e-300)
-            gap = np.linalg.norm(before[:-1] + np.clip(part, 0, 1)[..., None] * along - points, axis=2)
+            scale = np.append(np.ones(len(event.x)), self.width)
+            part, gap, _ = feet_on(_places(rows["p"], rows["x"]) / scale, _places(event.p, phases) / scale)
             phase, segment = np.unravel_index(np.argmin(gap), gap.shape)
             placed.append((segment + part[phase, segment], dataclasses.replace(event, x=phases[phase])))
         placed.sort(key=lambda pair: -pair[0])  # the last first: an insertion moves only what comes after it
@@ -361,6 +361,10 @@ class _Search:
         phases = self.cycles([event.p], event.x[None], period)[0]
         gap = np.abs(phases - other.x).max(axis=1).min()
         return bool(gap <= self.level(blur * 1e-4) * (1 + np.abs(phases).max()))
+
+
+def _places(p, x):
+    return np.column_stack([x, np.broadcast_to(p, len(x))]).astype(float)
 
 
 def _rows(branch):

@@ -1,4 +1,4 @@
-"""Maps and families seen another way: several steps at a time, or in other units of the state.
+"""Maps and families seen another way: several steps at a time, in other units of the state, or along their branches.
 
 Row 8 of the layer table: above `jacobians`. Next: `diagrams`, which asks them at many points at once.
 """
@@ -8,12 +8,14 @@ from collections.abc import Callable
 import equinox
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int, PyTree
 
 from rnn_dynamics import jacobians
 from rnn_dynamics._compile import jit
+from rnn_dynamics.continuation import arclength
 
-__all__ = ["InUnits", "Iterate", "orbits", "reach"]
+__all__ = ["InUnits", "Iterate", "corrected", "feet_on", "orbits", "padded", "reach"]
 
 
 class Iterate(equinox.Module):
@@ -78,6 +80,39 @@ def orbits(families, ps, xs, u, period):
         return jax.lax.scan(lambda x, _: (step(x, u), x), x, length=period)[1]
 
     return jax.vmap(orbit)(ps, xs)
+
+
+def padded(values, dtype):
+    """On the device, and to a power of two: few shapes to compile."""
+    filling = (1 << (len(values) - 1).bit_length()) - len(values)
+    return jax.device_put(np.pad(np.asarray(values, dtype), [(0, filling), *[(0, 0)] * (np.ndim(values) - 1)], "edge"))
+
+
+def feet_on(rows, points):
+    """Of each point on each segment of a polyline: how far along, the distance, and the foot on the segment's line."""
+    along = np.diff(rows, axis=0)
+    part = ((points[:, None] - rows[:-1]) * along).sum(2) / np.maximum((along**2).sum(1), 1e-300)
+    gap = np.linalg.norm(rows[:-1] + np.clip(part, 0, 1)[..., None] * along - points[:, None], axis=2)
+    return part, gap, rows[:-1] + part[..., None] * along
+
+
+@jit
+def corrected(families, starts, across, scale, u, time):
+    """From each place Newton's method on the plane at right angles to `across`; where that fails, the start.
+
+    A place is a state, then its parameter, in units of `scale`.
+    """
+
+    def defect(y):
+        x, p = scale[:-1] * y[:-1], scale[-1] * y[-1]
+        value = families(p)(x, u)
+        return value - x if time == "discrete" else value
+
+    def one(start, across):
+        met, converged, _ = arclength.correct(defect, start, across, jnp.ones_like(start))
+        return jnp.where(converged, met, start)
+
+    return jax.vmap(one)(starts, across)
 
 
 @jit

@@ -19,6 +19,7 @@ from rnn_dynamics.fixed_points.results import (
     FixedPoints,
     default_tol,
     far_from,
+    hidden,
     kinds,
     merge,
     verdict,
@@ -59,6 +60,7 @@ def cycles(
     the map is formed, so a long or violently unstable cycle is as good as a fixed point. The steps are those of
     `find`, each by orthogonal elimination of the cyclic block system, O(p n³). Of a piecewise linear map, a step
     solves for the cycle that goes through the linear pieces its guess lies in, and then looks again which those are.
+    Tolerances suit states of about size 1, as in `find`.
 
     Args:
         step: The map F, `(x, u) -> x`. Cycles of a field are no such thing: integrate it to a return map first.
@@ -128,8 +130,11 @@ def _collect(step, x, residual, code, u, tol, unique_tol, starts):
     points = x[kept[:, None], (turns[:, None] + np.arange(period)) % period]
     padded = np.append(points, np.zeros((1, period, n), x.dtype), axis=0)
     padded = np.resize(padded, (1 << len(kept).bit_length(), period, n))  # to a power of two: few shapes to compile
-    jacobian, values = (np.asarray(each)[: len(kept)] for each in lanes(_linearise, period * n, step, padded, u))
-    kind = kinds(values, period * residual[kept], "discrete")
+    left = np.resize(np.append(residual[kept], 0).astype(x.dtype), len(padded))
+    looked = lanes(_linearise, period * n, step, padded, left, u)
+    jacobian, values, away = (np.asarray(each)[: len(kept)] for each in looked)
+    astray = lanes(_linearise, period * n, step, np.resize(points + away, padded.shape), left, u)[0]
+    kind = kinds(values, jacobian, np.asarray(astray)[: len(kept)], "discrete", period)
     return Cycles(
         x=jax.device_put(points[:, 0]),
         residual=jax.device_put(residual[kept]),
@@ -179,12 +184,17 @@ def _shoot(step, guesses, u, tol, max_steps):
 
 
 @jit
-def _linearise(step, points, u):
-    def one(points):
-        product = products.from_matrices(jax.vmap(lambda x: jacobians.jacobian(step, x, u))(points))
-        return product.to_array(), _multipliers(product)
+def _linearise(step, points, residual, u):
+    """Of each cycle the Jacobian of the iterate, its multipliers, and how far away the true states may be."""
 
-    return jax.lax.map(one, points)
+    def one(cycle):
+        points, residual = cycle
+        each = jax.vmap(lambda x: jacobians.jacobian(step, x, u))(points)
+        product = products.from_matrices(each)
+        away = _solve_cyclic(each, jax.vmap(hidden, (0, None))(each, residual))
+        return product.to_array(), _multipliers(product), away
+
+    return jax.lax.map(one, (points, residual))
 
 
 def _multipliers(product):

@@ -3,6 +3,7 @@
 Row 6 of the layer table: above `jacobians` and `stability`. Next: `newton`, `search`.
 """
 
+import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator
 from typing import Literal, TypeVar
@@ -31,7 +32,9 @@ __all__ = [
     "defect",
     "defect_jacobian",
     "far_from",
+    "hidden",
     "kinds",
+    "leeway",
     "merge",
     "size",
     "verdict",
@@ -123,7 +126,8 @@ def collect(
     jacobian, values = (
         np.asarray(field)[: len(kept)] for field in (linearised, stability.multipliers(linearised, time=time))
     )
-    kind = kinds(values, residual[kept], time)
+    astray = np.resize(x[kept] + leeway(jacobian, residual[kept], time), x[padded].shape)
+    kind = kinds(values, jacobian, np.asarray(_jacobians(step, astray, u))[: len(kept)], time)
     stable = np.char.startswith(kind, "stable")
     far = np.zeros(len(kept), bool) if starts is None else far_from(x[kept][:, None], starts)
     points, floor, jacobian, values = jax.device_put((x[kept], residual[kept], jacobian, values))
@@ -168,17 +172,40 @@ def verdict(x, residual, code, tol):
     return np.where(far, DIVERGED, np.where(found, CONVERGED, denied))
 
 
-def kinds(multipliers, residual, time):
+def hidden(jacobian, residual):
+    """What a residual and rounding hide of G in each equation, the signs generic: of one Jacobian, of NumPy or JAX."""
+    signs = np.where(np.cos(1 + np.arange(len(jacobian))) > 0, 1, -1)
+    return (residual + default_tol(None, jacobian.dtype) * abs(jacobian).max().clip(1)) * signs
+
+
+def leeway(jacobian: Float[np.ndarray, "k n n"], residual: Float[np.ndarray, " k"], time) -> Float[np.ndarray, "k n"]:
+    """How far from each point a true one may be: the d with (J - I) d (continuous: J d) what the residual hides.
+
+    Infinite where the matrix is singular.
+    """
+    eye = np.eye(jacobian.shape[1]) if time == "discrete" else 0.0
+    found = np.full(jacobian.shape[:2], np.inf, jacobian.dtype)
+    for i in np.flatnonzero(np.isfinite(jacobian).all((1, 2))):
+        with contextlib.suppress(np.linalg.LinAlgError), np.errstate(over="ignore"):
+            found[i] = np.linalg.solve(jacobian[i].astype(float) - eye, hidden(jacobian[i], residual[i]))
+    return found
+
+
+def kinds(multipliers, jacobian, astray, time, period=1):
     """`stability.classify`, "marginal" if the point is known too badly to tell.
 
-    A residual r leaves the position uncertain by r / |λ - 1| (in continuous time r / |λ|), for the λ nearest to a fold,
-    and the multipliers by as much.
+    The multipliers are uncertain by as much as the Jacobian changes on the way to `astray`, where the point may be as
+    well; over many steps, as much in parts of its size. And by rounding, times the condition of J - I (continuous: J),
+    which is large beside a defective λ = 1 (0).
     """
-    size = np.abs(multipliers).max(1)
-    gap = np.abs(multipliers - 1 if time == "discrete" else multipliers).min(1)
-    rounding = default_tol(None, residual.dtype) * np.maximum(1, size)
-    with np.errstate(divide="ignore"):
-        tols = np.where(np.isfinite(size), (residual + rounding) / np.minimum(gap, 1), np.inf)
+    n = jacobian.shape[1]
+    from_fold, eye = (multipliers - 1, np.eye(n)) if time == "discrete" else (multipliers, 0.0)
+    with np.errstate(all="ignore"):
+        condition = np.abs(jacobian - eye).max((1, 2)) / np.abs(from_fold).min(1)
+        rounding = default_tol(None, jacobian.dtype) * np.maximum(condition, np.abs(multipliers).max(1)).clip(1)
+        change = np.abs(astray - jacobian).max((1, 2)) / np.abs(jacobian).max((1, 2)).clip(1) ** (1 - 1 / period)
+    tols = n * change + rounding
+    tols = np.where(np.isfinite(tols), tols, np.inf)
     rows = zip(np.nan_to_num(multipliers), tols, strict=True)
     return np.array([stability.classify(row, time=time, tol=float(tol)) for row, tol in rows], dtype=str)
 

@@ -57,7 +57,8 @@ def find(
     rounding floor. Where it stalls, Levenberg's method takes over from the best iterate; the status stays Newton's
     unless that succeeds. A point counts as found if
     $\|G(x)\|_\infty \le \min(tol\,(1 + \|x\|_\infty), \tfrac12)$; two nearer than
-    $unique\_tol\,(1 + \|x\|_\infty)$ are one, and the one with the least residual is kept.
+    $unique\_tol\,(1 + \|x\|_\infty)$ are one, and the one with the least residual is kept. The 1 is a length: a state
+    that stays below √tol, in whatever units, needs units in which it is of size 1, or smaller tolerances.
 
     Args:
         step: The map F, `(x, u) -> x`, or the field f.

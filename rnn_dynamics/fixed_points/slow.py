@@ -30,6 +30,7 @@ from rnn_dynamics.fixed_points.results import (
     defect_jacobian,
     far_from,
     kinds,
+    leeway,
     merge,
     size,
 )
@@ -84,7 +85,8 @@ def slow_points(
     A fixed point is a minimum with q = 0. At a ghost, q > 0 and yet its gradient vanishes: J = ∂G/∂x is singular and G
     is its left null vector, as just past a fold, where a state that comes by lingers. The descent is Newton's on q
     with its full Hessian wherever that, damped, is positive definite, and Levenberg's with JᵀJ where it is not; q
-    never rises. A few steps of Newton's method on G end it where a fixed point is near.
+    never rises. A few steps of Newton's method on G end it where a fixed point is near. Tolerances suit states of about
+    size 1, as in `find`.
 
     Args:
         step: The map F, `(x, u) -> x`, or the field f; twice differentiable.
@@ -127,7 +129,9 @@ def slow_points(
     own = lanes(_linearise, x.shape[1], step, x[padded], u, time)
     jacobian, input_jacobian = jax.tree.map(lambda each: np.asarray(each)[: len(kept)], own)
     values, left, right = _spectra(jacobian, time)
-    kind = kinds(values, np.where(ghost, 0, residual[kept]), time)
+    away = leeway(jacobian, np.where(ghost, 0, residual[kept]), time)
+    astray = lanes(_linearise, x.shape[1], step, np.resize(points + away, x[padded].shape), u, time)[0]
+    kind = kinds(values, jacobian, np.asarray(astray)[: len(kept)], time)
     return SlowPoints(
         x=jax.device_put(points),
         residual=jax.device_put(residual[kept]),
