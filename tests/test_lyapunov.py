@@ -254,7 +254,7 @@ def test_a_saturated_network_keeps_all_its_exponents_in_either_form(gain, interv
     np.testing.assert_allclose(found.exponents, elman.exponents, atol=2 * float(np.abs(found.exponents).max()) / 400)
 
 
-@pytest.mark.parametrize(("interval", "least"), [(1, 1.0), (4, 1.0), (7, 1e10), (10, np.inf), (16, np.inf)])
+@pytest.mark.parametrize(("interval", "least"), [(1, 1.0), (7, 1e10), (10, np.inf)])
 def test_a_column_lost_between_two_factorisations_is_not_called_singular(interval, least):
     turn = np.array([[math.cos(1), -math.sin(1)], [math.sin(1), math.cos(1)]])
     network, start = Linear(turn @ np.diag([1e4, 1.0]) @ turn.T), jax.device_put(np.zeros(2))
