@@ -39,6 +39,7 @@ __all__ = [
     "starts",
     "state",
     "trajectory",
+    "untraced",
     "within",
     "word",
 ]
@@ -63,12 +64,17 @@ def finite(name: str, value: Any) -> None:
 
 def on_host(name: str, **arguments: PyTree) -> None:
     """Raises if function `name`, which runs on the host, is called in a caller's `jit`, or on traced arguments."""
+    untraced(name, **arguments)
+    if not known(jnp.zeros(())):
+        raise ValueError(f"{name} must be called outside of jit, as it runs on the host; got a call inside")
+
+
+def untraced(name: str, **arguments: PyTree) -> None:
+    """Raises if function `name`, which runs on the host, is called on traced arguments."""
     traced = [key for key, value in arguments.items() if not all(map(known, jax.tree.leaves(value)))]
     if traced:
         which = " and ".join(traced)
         raise ValueError(f"{which} must be known numbers, as {name} runs on the host; got traced ones")
-    if not known(jnp.zeros(())):
-        raise ValueError(f"{name} must be called outside of jit, as it runs on the host; got a call inside")
 
 
 def floats(name: str, value: Any, *shape: int | str, check_finite: bool = True) -> Float[Array, "..."]:

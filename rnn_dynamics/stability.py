@@ -76,8 +76,7 @@ def classify(
         ('saddle', 'stable focus')
     """
     _check.option("time", time, ("discrete", "continuous"))
-    if not _check.known(multipliers):
-        raise ValueError("multipliers must be known numbers, as classify runs on the host; got traced ones")
+    _check.untraced("classify", multipliers=multipliers)
     values = np.asarray(multipliers)
     if not np.issubdtype(values.dtype, np.inexact) or values.ndim == 0 or values.shape[-1] == 0:
         came = f"{values.dtype} of shape {values.shape}"

@@ -93,7 +93,7 @@ def interpolated(
         nearest = jnp.sum(jnp.abs(beyond) < jnp.abs(beyond)[:, None], axis=1) < number
         mean = jnp.sum(jnp.where(nearest, beyond, 0)) / jnp.sum(nearest)
         worst = jnp.maximum(jnp.abs(problem.residual(place)).max(), jnp.max(jnp.abs(beyond), where=nearest, initial=0))
-        small = worst <= defining.tol(y.dtype) * jnp.minimum(1e3, 1 + jnp.abs(place).max())
+        small = defining.solved(worst, place)
         rows = rows.at[node].set(jnp.append(place, mean))
         curve = inverse @ rows
         function = jnp.where(turns, jnp.append(degree[1:] * curve[1:, -2], 0), curve[:, -1])

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Bool, Float, PyTree
 
 from rnn_dynamics import jacobians
 from rnn_dynamics.continuation import linear
@@ -31,6 +31,7 @@ __all__ = [
     "orthonormal",
     "pair",
     "singular",
+    "solved",
     "tol",
 ]
 
@@ -206,6 +207,11 @@ def newton(function: Callable, start: Float[Array, " m"], border: Callable | Non
     state = start, start, jnp.asarray(jnp.inf, start.dtype), jnp.asarray(True), jnp.zeros((), int)
     _, best, least, *_ = jax.lax.while_loop(lambda state: state[3], again, state)
     return best, least
+
+
+def solved(error: Float[Array, ""], y: Float[Array, " m"]) -> Bool[Array, ""]:
+    """Whether the largest residual of a defining system at y is what rounding leaves of it."""
+    return error <= tol(y.dtype) * jnp.minimum(1e3, 1 + jnp.abs(y).max())
 
 
 def tol(dtype) -> float:

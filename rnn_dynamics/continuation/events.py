@@ -367,8 +367,7 @@ def _newton(problem, kind, low, high):
     angle, at_minus_one = (jnp.sin(best[-1]), jnp.cos(best[-1]) < 0) if problem.discrete else (best[-1], False)
     double = complex_pair & (jnp.abs(angle) <= math.sqrt(defining.tol(dtype)))
     kind = jnp.where(double, jnp.where(at_minus_one, PD, BP), kind)
-    converged = least <= defining.tol(dtype) * jnp.minimum(1e3, 1 + jnp.abs(best[:-1]).max())
-    return best[:-1], least, converged, (move <= small) & ~double, kind
+    return best[:-1], least, defining.solved(least, best[:-1]), (move <= small) & ~double, kind
 
 
 def _test(problem, kind, point):

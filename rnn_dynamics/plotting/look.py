@@ -36,8 +36,8 @@ and clipped. Violet, from dark to light, stands for no more than the first, seco
 or sizes. Black is also the ink of frames, reference lines and curves known in closed form. Eight are those of Okabe and
 Ito, safe for colour-blind readers, and each meaning has a line style or marker as well."""
 
-SERIES = {"first": ("o", "-"), "second": ("s", "--"), "third": ("^", "-.")}
-"""Marker and line of the first, second and third of several runs, networks or sizes."""
+SERIES = {"first": "o", "second": "s", "third": "^"}
+"""Marker of the first, second and third of several runs, networks or sizes."""
 
 _RC = {
     "axes.grid": False,

@@ -106,12 +106,8 @@ def draw_scatter(ax: Axes, x, samples, *, kind: str = "first", label: str | None
         >>> ax.lines[0].get_ydata().tolist()
         [2.0, 2.0]
     """
-    _check.option("kind", kind, SERIES)
     samples = np.asarray(samples)
-    ax.errorbar(
-        x, samples.mean(axis=0), samples.std(axis=0), fmt=SERIES[kind][0],
-        color=COLOURS[kind], markersize=2.8, linewidth=0.8, markerfacecolor="none", label=label,
-    )  # fmt: skip
+    _draw_bars(ax, x, samples.mean(axis=0), samples.std(axis=0), kind, label, markersize=2.8)
 
 
 def draw_spectrum(ax: Axes, exponents, errors=None, *, kind: str = "first", label: str | None = None) -> None:
@@ -133,12 +129,14 @@ def draw_spectrum(ax: Axes, exponents, errors=None, *, kind: str = "first", labe
         >>> ax.lines[0].get_xdata().tolist()
         [0.25, 0.75]
     """
-    _check.option("kind", kind, SERIES)
     index = (np.arange(len(exponents)) + 0.5) / len(exponents)
-    ax.errorbar(
-        index, exponents, errors, fmt=SERIES[kind][0],
-        color=COLOURS[kind], markersize=2.2, linewidth=0.8, markerfacecolor="none", markeredgewidth=0.7, label=label,
-    )  # fmt: skip
+    _draw_bars(ax, index, exponents, errors, kind, label, markersize=2.2, markeredgewidth=0.7)
+
+
+def _draw_bars(ax, x, y, errors, kind, label, **marks):
+    _check.option("kind", kind, SERIES)
+    colour, marker = COLOURS[kind], SERIES[kind]
+    ax.errorbar(x, y, errors, fmt=marker, color=colour, linewidth=0.8, markerfacecolor="none", label=label, **marks)
 
 
 def draw_growth(ax: Axes, lags, log_singular_values) -> None:
