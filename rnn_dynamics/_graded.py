@@ -93,11 +93,31 @@ def qr_with_losses(a, alone):
     A column counts as lost, ln 0, where rounding could have left its r_ii. If `alone`, A is J times an orthogonal
     matrix, whose rows are as long as those of J: forming it has rounded each in proportion to its length.
     """
+    order, place = descending(jnp.abs(a).max(axis=1))
+    q, *rest = _factor(a[order], alone)
+    return q[place], *rest
+
+
+@jax.custom_jvp
+def _factor(a, alone):
+    return _factor_with_r(a, alone)[1:]
+
+
+def _factor_with_r(a, alone):
+    q, r = jnp.linalg.qr(a)
     rows = jnp.abs(a).max(axis=1)
-    order, place = descending(rows)
-    q, r = jnp.linalg.qr(a[order])
-    q = q[place]
-    return q, *_losses(r, jnp.where(alone, rows @ jnp.abs(q), lengths(r)), len(a))
+    return r, q, *_losses(r, jnp.where(alone, rows @ jnp.abs(q), lengths(r)), len(a))
+
+
+@_factor.defjvp
+@jax.default_matmul_precision("highest")
+def _(primals, tangents):
+    # As of `qr` below, but A may be tall, and columns are lost singly.
+    r, q, logs, *rest = _factor_with_r(*primals)
+    solved = _over(tangents[0], r, logs)
+    x = q.T @ solved
+    below = jnp.tril(x, -1)
+    return (q, logs, *rest), (q @ (below - below.T - x) + solved, jnp.diagonal(x), *map(jnp.zeros_like, rest))
 
 
 def qr_of_product(a, q):
@@ -113,17 +133,41 @@ def qr_of_product(a, q):
     return q1 @ q2, logs, jnp.where(jnp.isfinite(first), first, 1).max() * second, stretch
 
 
+@jax.custom_jvp
 def triangle_with_losses(a):
     """As `qr_with_losses` by elimination, for a quarter of the work: Pᵀ L of P A = L U, ln |u_ii|, the losses.
 
     Of each column, (|L||U|)_ii/|u_ii|. Higham (2002), Accuracy and Stability of Numerical Algorithms, theorem 9.3:
     P A + ΔA = L U, |ΔA| ≤ n ε |L| |U|. Summed over rows of U: over those of L it would take four times as long.
     """
-    packed, pivots, _ = lax.linalg.lu(a)
+    return _eliminate(a)[1:]
+
+
+def _eliminate(a):
+    packed, pivots, order = lax.linalg.lu(a)
     lower = jnp.tril(packed, -1) + jnp.eye(*a.shape, dtype=a.dtype)
     square = packed[: a.shape[1]]
+    upper = jnp.triu(square)
     size = jnp.sum(jnp.triu(jnp.abs(square * square.T), 1), axis=0) + jnp.abs(jnp.diagonal(square))
-    return swapped_back(lower, pivots), *_losses(jnp.triu(square), size, len(a))
+    return (lower, upper, pivots, order), swapped_back(lower, pivots), *_losses(upper, size, len(a))
+
+
+@triangle_with_losses.defjvp
+@jax.default_matmul_precision("highest")
+def _(primals, tangents):
+    # dA U⁻¹ = dL + L dU U⁻¹, and L⁻¹ dL is below the diagonal, dU U⁻¹ is not.
+    (lower, upper, pivots, order), rows, logs, *rest = _eliminate(*primals)
+    solved = _over(tangents[0][order], upper, logs)
+    x = lax.linalg.triangular_solve(lower[: len(upper)], solved[: len(upper)], left_side=True, lower=True)
+    change = solved - lower @ jnp.triu(x)
+    return (rows, logs, *rest), (swapped_back(change, pivots), jnp.diagonal(x), *map(jnp.zeros_like, rest))
+
+
+def _over(a, r, logs):
+    """A R⁻¹ for derivatives of A's factors: columns that are lost, ln r_ii = -inf, are held still, and 0 here."""
+    lost = logs == -jnp.inf
+    held = jnp.where(lost[:, None], jnp.eye(len(r), dtype=r.dtype), r)
+    return jnp.where(lost, 0, lax.linalg.triangular_solve(held, a))
 
 
 def _losses(upper, size, n):

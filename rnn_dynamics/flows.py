@@ -149,7 +149,8 @@ def push(
         atol: Absolute error allowed per step; of a perturbation, in units of its largest entry at the start.
 
     Returns:
-        The state then, and the perturbations of it to first order; infinite where `integrate` is.
+        The state then, and the perturbations of it to first order; infinite where `integrate` is. Derivatives of
+        them are taken in reverse mode.
 
     Raises:
         ValueError: x is not a finite float array (n,), tangents are not a finite float array (n, k), a duration or
@@ -192,6 +193,7 @@ def turn(
 
     Returns:
         The state then, Q (orthonormal up to the solver's error) and ln r_ii; infinite where `integrate` is.
+        Derivatives of them are taken in reverse mode.
 
     Raises:
         ValueError: as `push`.
@@ -301,4 +303,16 @@ def _solve(field, x, duration, u, rtol, atol, mode="reverse"):
         throw=False,
     )
     ends = solution.ys[0]  # pyright: ignore[reportOptionalSubscript]
-    return jnp.where(solution.result == diffrax.RESULTS.successful, ends, jnp.inf)
+    return _reached(ends, solution.result == diffrax.RESULTS.successful)
+
+
+@jax.custom_jvp
+def _reached(ends, successful):
+    """Where a solution ends; infinite, and without a derivative, where it was not reached."""
+    return jnp.where(successful, ends, jnp.inf)
+
+
+@_reached.defjvp
+def _(primals, tangents):
+    # As a factor, for reverse mode would drop a `where`.
+    return _reached(*primals), jnp.where(primals[1], 1, jnp.nan).astype(tangents[0].dtype) * tangents[0]

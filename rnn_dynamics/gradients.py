@@ -31,7 +31,7 @@ def clip_by_norm(gradients: Gradients, max_norm: Float[Array, ""] | float) -> tu
     and the norm returned (infinite or NaN) says so.
 
     Args:
-        gradients: A pytree; leaves that are not floating-point arrays are left alone.
+        gradients: A pytree; leaves that are not arrays of real or complex floats are left alone.
         max_norm: The longest gradient that passes unchanged; positive.
 
     Returns:
@@ -216,17 +216,19 @@ def omega(
 def _unit(vector):
     """A vector as a direction and the logarithm of its length, whatever its scale; zero is (0, -inf)."""
     largest = jnp.abs(vector).max()
-    safe = jnp.where(largest > 0, largest, 1)
+    zero = largest == 0  # NaN is not
+    safe = jnp.where(zero, 1, largest)
     scaled = vector / safe
-    length = jnp.where(largest > 0, jnp.linalg.norm(scaled), 1)
-    return scaled / length, jnp.where(largest > 0, jnp.log(length) + jnp.log(safe), -jnp.inf)
+    length = jnp.where(zero, 1, jnp.linalg.norm(scaled))
+    return scaled / length, jnp.where(zero, -jnp.inf, jnp.log(length) + jnp.log(safe))
 
 
 def _length(vector):
     """Its Euclidean norm, whatever its scale; of 0 the derivative is 0."""
     largest = jax.lax.stop_gradient(jnp.abs(vector).max())
-    safe = jnp.where(largest > 0, largest, 1)
-    return jnp.where(largest > 0, safe * jnp.sqrt(jnp.where(largest > 0, jnp.sum((vector / safe) ** 2), 1)), 0)
+    zero = largest == 0  # NaN is not
+    safe = jnp.where(zero, 1, largest)
+    return jnp.where(zero, 0, safe * jnp.sqrt(jnp.where(zero, 1, jnp.sum((vector / safe) ** 2))))
 
 
 @jit_wide

@@ -371,6 +371,7 @@ def _average(push, jacobian, x0, inputs, total, num_exponents, num_transient, in
 
 def _summary(logs, counts, condition, num_asked):
     history = jnp.cumsum(logs, axis=0) / jnp.cumsum(counts)[:, None]  # 0/0 if no step was averaged
+    history = jnp.where(jnp.isneginf(history), -jnp.inf, history)  # derivative 0, though other steps have one
     order = jnp.argsort(-history[-1])
     means, history = (logs / jnp.maximum(counts, 1)[:, None])[:, order], history[:, order]
     index, num = jnp.arange(len(counts))[:, None], jnp.sum(counts > 0)  # blocks after the end of the floats are empty

@@ -6,6 +6,7 @@ through memory at every step; `sweep` takes them a chunk at a time, on every dev
 
 from collections.abc import Callable, Sequence
 
+import equinox
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -47,7 +48,7 @@ def sweep(
 
     Raises:
         ValueError: function cannot be called; points hold no array, or leading axes that differ; chunk is below 1;
-            devices are empty, or given inside a caller's transformation.
+            devices are none, no devices, one of them twice, or given inside a caller's transformation.
 
     Example:
         >>> grid = jnp.stack(jnp.meshgrid(jnp.arange(3.0), jnp.arange(2.0), indexing="ij"), axis=-1).reshape(-1, 2)
@@ -61,15 +62,18 @@ def sweep(
         chunk = _check.count("chunk", chunk, least=1)
     if devices is not None and not top_level():
         raise ValueError(f"devices must be None inside a caller's jit, vmap or grad; got {devices}")
-    if devices is not None and len(devices) == 0:
-        raise ValueError("devices must be one or more; got none")
+    if devices is not None:
+        devices = _as_devices(devices)
     if devices is None and (not top_level() or jax.local_device_count() == 1):
         return _in_chunks(function, points, chunk or _default_chunk(jax.default_backend()))
-    devices = jax.local_devices() if devices is None else list(devices)
+    devices = devices or jax.local_devices()
     mesh = Mesh(np.array(devices), ("points",))
     num_points = _num_points(points)
     points = _extended(points, -num_points % len(devices))
     points = jax.device_put(points, NamedSharding(mesh, PartitionSpec("points")))
+    # Each device needs the function's own arrays, wherever they lie.
+    everywhere = NamedSharding(mesh, PartitionSpec())
+    function = jax.tree.map(lambda leaf: jax.device_put(leaf, everywhere) if equinox.is_array(leaf) else leaf, function)
     # A core each, or two BLAS threads a device would wait for each other.
     results = on_one_blas_thread(_on_many, function, points, chunk or _default_chunk(devices[0].platform), mesh)
     return _first(results, num_points)
@@ -99,6 +103,16 @@ def _on_many(function, points, chunk, mesh):
         check_vma=False,  # the bodies of loops in `function` do not say on which device their values differ
     )
     return share(points)
+
+
+def _as_devices(devices):
+    try:
+        devices = list(devices)
+    except TypeError:
+        devices = [devices]
+    if not (devices and all(isinstance(device, jax.Device) for device in devices)) or len({*devices}) < len(devices):
+        raise ValueError(f"devices must be one or more, all different, of jax.devices(); got {devices or 'none'}")
+    return devices
 
 
 def _default_chunk(platform):

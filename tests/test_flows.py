@@ -113,6 +113,15 @@ def test_a_blow_up_is_infinite_from_then_on_and_never_nan():
         np.testing.assert_allclose(xs, [[1, 1], [2, np.exp(-0.5)], [np.inf] * 2, [np.inf] * 2], rtol=4 * ACCURACY)
 
 
+@pytest.mark.parametrize("mode", ["reverse", "forward"])
+def test_what_blew_up_has_no_derivative(mode):
+    def end(x):
+        return integrate(Quadratic(0.0, (1.0, 1.0)), x, jnp.array([0.0, 1.5]), mode=mode)[-1]  # x² from 1, until t = 1
+
+    jacobian = jax.jacfwd(end) if mode == "forward" else jax.jacrev(end)
+    assert np.isnan(jnp.diagonal(jacobian(ONES))).all()
+
+
 def test_growth_beyond_the_floats_is_infinite():
     # The field forms x², which overflows at e^355.
     xs = integrate(Quadratic(jnp.diag(jnp.array([1.0, -1.0]))), ONES, jnp.array([0.0, 1.0, 300.0, 400.0]))

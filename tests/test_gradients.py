@@ -365,6 +365,18 @@ def test_a_gradient_that_is_exactly_zero_stays_zero_and_its_logarithm_is_minus_i
     assert float(gradients.omega(step, jnp.ones((4, 1)), inputs, directions[1:])) == 1.0
 
 
+def test_behind_a_jacobian_that_is_not_a_number_nothing_is():
+    def step(x, u):
+        return jnp.linalg.norm(x) * x + u  # JAX has no derivative of the norm at 0
+
+    xs, cotangents = jnp.zeros((3, 2)), jnp.ones((2, 2))
+    directions, log_norms = gradients.backpropagate(step, xs, jnp.zeros((2, 2)), cotangents[0])
+    assert np.isnan(directions[:-1]).all()
+    assert np.isnan(log_norms).tolist() == [True, True, False]
+    for squared in (False, True):
+        assert np.isnan(gradients.omega(step, xs, jnp.zeros((2, 2)), cotangents, squared=squared))
+
+
 def test_an_orbit_in_float32_of_a_map_in_float64_is_taken_back_in_float64():
     step = lambda x, u: x * np.float64(0.5)  # noqa: E731
     xs, cotangent = jax.device_put(np.ones((3, 1), np.float32)), jax.device_put(np.array([1e50]))

@@ -431,6 +431,23 @@ def test_the_largest_exponent_can_be_differentiated_by_a_parameter():
     assert float(jax.grad(largest)(2.0)) == pytest.approx(0.5, abs=1e-10)
 
 
+@pytest.mark.parametrize("interval", [1, 3, "auto"])
+def test_a_lost_exponent_leaves_the_others_their_derivatives(interval):
+    factors = np.random.default_rng(0).standard_normal((30, 3, 3))
+    factors[20, :, 1] = 0
+
+    def run(a):
+        inputs = jnp.asarray(factors)
+        return lyapunov.spectrum(lambda x, u: a * (u @ x), jnp.zeros(3), inputs, interval=interval).exponents
+
+    found = np.asarray(run(1.0))
+    assert np.isfinite(found[:2]).all()
+    assert found[2] == -np.inf
+    # λ(a) = ln a + λ(1), and what is -inf whatever a is does not change; Q's derivatives cancel to rounding
+    for derivative in (jax.jacfwd(run), jax.jacrev(run)):
+        np.testing.assert_allclose(derivative(1.0), [1.0, 1.0, 0.0], rtol=0, atol=1e-10)
+
+
 # Continuous time
 
 

@@ -1,5 +1,7 @@
 """Over a plane of parameters: as many stable points, such periods and exponents as the closed forms have."""
 
+import equinox
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -49,6 +51,48 @@ def test_an_exponent_is_the_logarithm_of_the_multiplier():
     # w x (1 - x) = 0.619143872351978987 at both attractors; at x = ½, where the second start rests, 5/4
     np.testing.assert_allclose(found.exponent[0, 0], np.log([0.619143872351979, 1.25, 0.619143872351979]), atol=1e-12)
     assert int(found.num_stable[0, 0]) == 2  # the orbit at rest on the unstable point does not count
+
+
+@pytest.mark.parametrize(
+    ("weights", "start", "exponent", "num_stable"),
+    [
+        ([[0.5, -0.3], [-0.3, 0.5]], [1.0, 0.5], np.log(0.8), 1),  # (1, 1) belongs to the other eigenvalue, 0.2
+        ([[0.5, -1.0], [-1.0, 0.5]], [0.0, 0.0], np.log(1.5), 0),  # a saddle
+        ([[1.0, -1.0], [0.5, -0.5]], [1.0, 0.3], np.log(0.5), 1),  # (1, 1) is lost at once
+        ([[0.5, 1.0], [0.0, 0.5]], [1.0, 0.3], np.log(0.5), 1),  # defective
+        ([[0.0, 1.0], [0.0, 0.0]], [1.0, 0.3], -np.inf, 1),  # nothing is left after two steps
+        ([[0.6, 0.8], [-0.8, 0.6]], [0.0, 0.0], 0.0, 0),  # neither shrinks nor grows
+    ],
+)
+def test_the_exponent_at_rest_is_that_of_the_multipliers_however_symmetric_the_network(
+    weights, start, exponent, num_stable
+):
+    found = regimes(Weights, jnp.ones(1), jnp.array([0.0]), jnp.array([start]), jnp.array(weights))
+    assert found.period.tolist() == [[[1]]]
+    # at rest in 0; a defective eigenvalue moves by the root of what rounding there is
+    np.testing.assert_allclose(found.exponent, [[[exponent]]], rtol=0, atol=1e-7)
+    assert found.num_stable.tolist() == [[num_stable]]
+
+
+class Weights(equinox.Module):
+    """x' = W tanh(x), W being the input: one compiled program for all."""
+
+    p: jax.Array
+    q: jax.Array
+
+    def __call__(self, x, u):
+        return self.p * (u @ jnp.tanh(x)) + self.q
+
+
+def test_the_tolerance_says_when_an_orbit_rests_and_when_two_points_are_one():
+    def decay(p, q):
+        return lambda x, u: p * x + q
+
+    arguments = decay, jnp.array([0.99]), jnp.zeros(1), jnp.array([[1.0], [-1.0]])
+    counts = {"num_transient": 500, "num_steps": 200}
+    # |x| = 0.99^700 = 9e-4: it closes to 9e-6, and the two are 1.8e-3 apart
+    assert regimes(*arguments, **counts, tol=1e-4).num_stable.tolist() == [[1]]
+    assert regimes(*arguments, **counts).num_stable.tolist() == [[0]]
 
 
 def test_chaos_has_no_period_and_divergence_no_exponent():

@@ -159,7 +159,9 @@ assert where(jax.jit(lambda points: sweep(square, points))(points)) == {jax.devi
         ((jnp.sin, np.array(["a", "b"])), {}, "points must be arrays of numbers or keys; got array"),
         ((jnp.sin, jnp.ones(2)), {"chunk": 0}, "chunk must be a whole number, at least 1; got 0"),
         ((jnp.sin, jnp.ones(2)), {"chunk": 1.5}, "chunk must be a whole number, at least 1; got 1.5"),
-        ((jnp.sin, jnp.ones(2)), {"devices": []}, "devices must be one or more; got none"),
+        ((jnp.sin, jnp.ones(2)), {"devices": []}, "devices must be one or more.*; got none"),
+        ((jnp.sin, jnp.ones(2)), {"devices": "cpu"}, r"devices must be .* of jax.devices\(\)"),
+        ((jnp.sin, jnp.ones(2)), {"devices": 2 * jax.devices()}, "devices must be .* all different"),
     ],
 )
 @pytest.mark.usefixtures("unchecked")

@@ -16,6 +16,9 @@ from rnn_dynamics.fixed_points.results import default_tol
 
 __all__ = ["Regimes", "regimes"]
 
+_SQUARINGS = 60
+"""What a multiplier that is defective, or far from normal, adds to a power's logarithm has gone by then."""
+
 
 class Regimes(equinox.Module):
     """What the orbits from s starts settle to at each of P by Q parameters."""
@@ -25,7 +28,10 @@ class Regimes(equinox.Module):
     period: Int[Array, "*grid s"]
     """As `simulate.settle`: 0 for chaos, quasi-periodicity or an orbit still under way, -1 for one that diverged."""
     exponent: Float[Array, "*grid s"]
-    """The largest Lyapunov exponent, in nats per step; NaN for an orbit that diverged."""
+    """The largest Lyapunov exponent, in nats per step; NaN for an orbit that diverged.
+
+    On a fixed point or a cycle it is that of the multipliers; elsewhere the growth of a generic tangent vector.
+    """
 
     def __repr__(self) -> str:
         if not _check.known(self.period):
@@ -59,7 +65,7 @@ def regimes(
         starts: Initial states, the same everywhere.
         u: The input, held constant.
         num_transient: Steps before the exponent is measured.
-        num_steps: Steps over which it is averaged, at least 1; the period is looked for after them.
+        num_steps: Steps over which it is averaged where there is no period, at least 1; that is looked for after them.
         max_period: The largest period looked for.
         tol: As in `simulate.settle`. Two fixed points are one if nearer than its root, √tol (1 + ‖x‖).
 
@@ -104,14 +110,16 @@ def _at_one(family, starts, u, num_transient, num_steps, max_period, tol, point)
         def advance(carry, _):
             x, tangent, growth = carry
             x, tangent = jacobians.push(step, x, u, tangent)
-            length = jnp.linalg.norm(tangent)
-            lost = length == 0  # the exponent is -inf; any direction will do for the rest
-            return (x, jnp.where(lost, start, tangent / jnp.where(lost, 1, length)), growth + jnp.log(length)), None
+            tangent, size = _scaled(tangent)
+            return (x, tangent, growth + jnp.log(size)), None
 
-        start = jnp.full((len(x), 1), len(x) ** -0.5, x.dtype)
+        # A generic direction: one of symmetry, such as (1, ..., 1), may never meet the others, or be lost at once.
+        start = _scaled(jnp.cos(1 + jnp.arange(len(x), dtype=x.dtype))[:, None])[0]
         (x, _, growth), _ = jax.lax.scan(advance, (x, start, jnp.zeros((), x.dtype)), length=num_steps)
         settled = simulate.settle(step, x, u, num_steps=0, max_period=max_period, tol=tol)
-        return x, settled.period, jnp.where(settled.period < 0, jnp.nan, growth / num_steps)
+        of_cycle = _growth_on_cycle(step, settled.orbit, settled.period, u)
+        exponent = jnp.where(settled.period > 0, of_cycle, growth / num_steps)
+        return x, settled.period, jnp.where(settled.period < 0, jnp.nan, exponent)
 
     x, period, exponent = jax.vmap(follow)(starts)
     width = default_tol(tol, x.dtype) ** 0.5
@@ -119,3 +127,27 @@ def _at_one(family, starts, u, num_transient, num_steps, max_period, tol, point)
     at_rest = (period == 1) & (exponent < 0)
     seen_before = jnp.tril(near & at_rest, -1).any(axis=1)
     return Regimes((at_rest & ~seen_before).sum(), period, exponent)
+
+
+def _growth_on_cycle(step, orbit, period, u):
+    """ln ρ(A)/p of the product A of a cycle's p Jacobians; by Gelfand's formula, ln ρ(A) = lim ln ‖A^m‖ / m."""
+
+    def multiply(i, carry):
+        product, log = carry
+        product, size = _scaled(jacobians.jacobian(step, orbit[i], u) @ product)
+        return product, log + jnp.log(size)
+
+    def square(i, carry):
+        power, log = carry
+        power, size = _scaled(power @ power)
+        return power, log + jnp.log(size) / 2.0 ** (i + 1)
+
+    eye, zero = jnp.eye(orbit.shape[1], dtype=orbit.dtype), jnp.zeros((), orbit.dtype)
+    product = jax.lax.fori_loop(0, period, multiply, (eye, zero))
+    return jax.lax.fori_loop(0, _SQUARINGS, square, product)[1] / period
+
+
+def _scaled(a):
+    """a over its largest entry, and that; zero stays zero."""
+    size = jnp.abs(a).max()
+    return a / jnp.where(size == 0, 1, size), size
