@@ -18,9 +18,9 @@ from rnn_dynamics.fixed_points.results import default_tol
 
 __all__ = ["Basins", "Boundary", "basins", "boundary"]
 
-_MAX_GENERATIONS = 500
-"""Preimages of the first stretch of a stable manifold, at most."""
 _NEWTON_STEPS = 30
+_PER_OCTAVE = 16
+"""Points of a stable manifold for every doubling of the distance from its saddle, before any are put between."""
 
 
 class Basins(equinox.Module):
@@ -123,7 +123,8 @@ class Boundary(equinox.Module):
     branches: tuple[Float[np.ndarray, "k 2"], Float[np.ndarray, "l 2"]]
     """Points along each, from the saddle outward."""
     ended: tuple[str, str]
-    """Why each branch ends: "left the box", "no preimage" (the map does not reach further), or "max_points"."""
+    """Why each branch ends: "left the box", "no preimage" (the map does not reach further, or folds the plane: the last
+    point is on det DF = 0), or "max_points"."""
 
 
 def boundary(
@@ -137,11 +138,21 @@ def boundary(
 ) -> Boundary:
     r"""The stable manifold of a saddle of a planar map, which parts two basins of attraction. Runs on the host.
 
-    A stretch of the saddle's stable eigenvector, ε^0.45 of the box's length along it, 1e-7 in float64, is followed
-    backwards: Newton's method solves F(y) = x along it, with the exact Jacobian, and again along what that gives.
-    Errors across the manifold shrink at every preimage by the unstable multiplier, so what is drawn is right to about
-    1e-12 of the box, whatever its length. Where two points lie farther apart than `spacing`, points between them are
+    $$ F(P(t)) = P(\lambda t), \qquad P(0) = \text{the saddle}, \quad P'(0) = \text{its stable eigenvector} $$
+
+    One branch is P(t > 0), the other P(t < 0); a map of λ < 0 sends each to the other, so they are traced together. P
+    is taken for straight up to ε^0.45 of the box's length, 1e-7 in float64, which is right to 1e-14 of it where the
+    radius of curvature is the box's length; beyond, P(t) is the solution y of F(y) = P(λt), by Newton's method with the
+    exact Jacobian. Whatever λ is, nothing longer is ever taken for straight. Errors across the manifold shrink at every
+    preimage by the unstable multiplier μ, so all points are right to about 1e-14 of the box, or, where that is more,
+    to F's own rounding over |μ| - 1, which grows as the time step of a flow's map shrinks. Points lie 16 to a doubling
+    of t, one in many preimages where λ is near 1; where two lie farther apart than `spacing`, points between them are
     traced from the beginning.
+
+    P is followed as long as det DF keeps its sign. Where P(λt) crosses the image of the fold det DF = 0, the points
+    whose orbits end in the saddle go on through the fold to the other sheet of preimages, where their images run
+    backwards, towards the saddle again. That part, and all pieces apart, belong to the saddle's stable set but not to
+    P, and are left out: the branch ends on the fold.
 
     Args:
         step: The map, `(x, u) -> x`. For a field, the map of its flow over a fixed time.
@@ -152,12 +163,13 @@ def boundary(
         max_points: Points per branch, at most.
 
     Returns:
-        Both branches. The map needs to be invertible on the way, not everywhere: a branch ends where it is not.
+        Both branches, without gaps: inside the box neighbours are never farther apart than `spacing`. The map needs to
+        be invertible on the way, not everywhere: a branch ends where it is not.
 
     Raises:
         ValueError: a saddle or a box of the wrong shape, a box without inside, a saddle that is not a fixed point or
-            has other multipliers, or one multiplier 0; a spacing that is not positive; max_points below 100;
-            traced arguments.
+            has other multipliers; a stable multiplier so near 0 that F's rounding, over it, exceeds a tenth of spacing,
+            in particular 0; a spacing that is not positive; max_points below 100; traced arguments.
 
     Example:
         >>> hyperbola = lambda x, u: jnp.array([0.5 * x[0], 2 * x[1] + x[0] ** 2])  # on it y = -(4/7) x²
@@ -167,7 +179,9 @@ def boundary(
 
     References:
         England, Krauskopf, Osinga (2004), Computing one-dimensional stable manifolds and stable sets of planar maps
-        without the inverse; Hobson (1993), An efficient method for computing invariant manifolds of planar maps.
+        without the inverse, which also follows what is beyond the fold; Hobson (1993), An efficient method for
+        computing invariant manifolds of planar maps; Cabré, Fontich, de la Llave (2003), The parameterization method
+        for invariant manifolds I, for P.
     """
     _check.on_host("boundary", step=step, saddle=saddle, u=u, box=box, spacing=spacing)
     saddle, box = _check.floats("saddle", saddle, 2), _check.floats("box", box, 2, 2)
@@ -189,13 +203,22 @@ def boundary(
         )
     if not _inside(np.asarray(saddle), np.asarray(box)):
         raise ValueError(f"box must hold the saddle {np.asarray(saddle)}; got {np.asarray(box).tolist()}")
-    twice = bool(weak.real < 0)  # points jump from side to side: every second step stays
-    direction, rate = np.real(vectors[:, order[0]]), abs(weak.real) ** -(1.0 + twice)
     centre, ends, gap = np.asarray(saddle) / unit, np.asarray(box) / unit, float(spacing / unit)
+    eps, direction = float(jnp.finfo(saddle.dtype).eps), np.real(vectors[:, order[0]])
+    # A preimage is known, along the manifold, to F's rounding over |λ|: nearer to the saddle points have no order.
+    noise = 10 * eps * float(1 + np.abs(centre).max()) / abs(weak)
+    if noise > gap:
+        raise ValueError(f"saddle must have no multiplier so near 0 at a spacing of {spacing:.1e}; got {values}")
+    octaves = -math.log2(abs(weak))  # from one generation to the next, or from one of many
+    num, steps = math.ceil(_PER_OCTAVE * octaves), max(int(1 / (_PER_OCTAVE * octaves)), 1)
+    num = min(num, max_points // 4)
     across = (np.ptp(ends, axis=1) / np.maximum(np.abs(direction), 1e-30)).min()
-    start = min(float(jnp.finfo(saddle.dtype).eps) ** 0.45 * across, gap) * direction
-    step = equinox.Partial(_in_units, step, jnp.asarray(unit))
-    found = [_branch(step, u, twice, centre, side * start, rate, ends, gap, max_points) for side in (1, -1)]
+    line = _Line(centre, min(eps**0.45 * across, gap) * direction, abs(weak) ** -steps)
+    flips, sign = jnp.asarray(weak.real < 0), jnp.asarray(np.sign(weak.real * strong.real), saddle.dtype)
+    inverse = _Inverse(equinox.Partial(_in_units, step, jnp.asarray(unit)), u, flips, jnp.asarray(steps), sign)
+    marched = _marched(inverse, line, num, ends, max_points - 1)
+    columns, grid = _refined(inverse, line, *marched, ends, gap, max_points - 1)
+    found = [_branch(centre, columns, grid[:, :, side], ends, gap, noise) for side in (0, 1)]
     return Boundary((unit * found[0][0], unit * found[1][0]), (found[0][1], found[1][1]))
 
 
@@ -203,99 +226,180 @@ def _in_units(step, unit, x, u):
     return step(unit * x, u) / unit
 
 
-# Along a branch every point is the preimage of the one a generation earlier: y_{k} = F⁻¹(y_{k-m}), with the first
-# generation at saddle + rate^t·start, t = 0, 1/m, ... < 1. Kept as an array of generations by columns t.
+# Both branches together are an array (generation, column, side, coordinate), the point of column c in generation g
+# being P(±rate^(g + c - 1) reach), 0 <= c < 1: the first generation is on the line, any other the preimage of the one
+# before. Read row by row, points follow one another along the branch.
 
 
-def _branch(step, u, twice, saddle, start, rate, box, spacing, max_points):
-    num = 32
-    ts = np.arange(-1, num) / num
-    window = jnp.asarray(saddle + rate ** ts[:, None] * start)
-    generations = [np.asarray(window[1:])]
-    while (len(generations) + 1) * num <= min(max_points, _MAX_GENERATIONS * num):
-        window = _march(step, u, twice, window)
-        generations.append(np.asarray(window[1:]))
-        if not (np.isfinite(generations[-1]).all() and _inside(generations[-1], box).any()):
+class _Line(equinox.Module):
+    """The first generation: the manifold so near the saddle that it is straight."""
+
+    saddle: np.ndarray
+    reach: np.ndarray
+    rate: float
+
+    def __call__(self, columns):
+        ways = self.rate ** (columns[:, None, None] - 1) * np.array([[1.0], [-1.0]])
+        return (self.saddle + ways * self.reach).astype(self.saddle.dtype)
+
+
+class _Inverse(equinox.Module):
+    """The map backwards, from generation to generation."""
+
+    step: Callable
+    u: PyTree
+    flips: Array
+    """Whether λ < 0: the preimages of one branch are on the other."""
+    steps: Array
+    sign: Array
+    """Of det DF at the saddle."""
+
+    def __call__(self, x, guess):
+        """Both sides' preimages of both sides, `steps` of them; where these are many, each is near the one before."""
+        guess = jnp.where(self.steps > 1, x, guess)
+
+        def back(_, pair):
+            y = jax.vmap(self.preimage)(jnp.where(self.flips, pair[0][::-1], pair[0]), pair[1])
+            return y, y
+
+        return jax.lax.fori_loop(0, self.steps, back, (x, guess))[0]
+
+    def preimage(self, x, guess):
+        """y with F(y) = x by Newton's method; NaN if there is none near the guess on this side of the folds."""
+        eps = jnp.finfo(x.dtype).eps
+
+        def slope(y):
+            (a, b), (c, d) = jacobians.jacobian(self.step, y, self.u)
+            return jnp.array([[d, -b], [-c, a]]), a * d - b * c
+
+        def improve(state):
+            count, y, _ = state
+            adjugate, det = slope(y)
+            change = adjugate @ (x - self.step(y, self.u)) / det
+            size = jnp.abs(change).max()
+            change = change * jnp.minimum(1, jnp.maximum(1, jnp.abs(y).max()) / jnp.maximum(size, 1e-30))
+            return count + 1, y + change, size
+
+        def unfinished(state):  # errors are squared at every step: after one of ε^¾ nothing is left
+            count, y, size = state
+            return (count < _NEWTON_STEPS) & (size > eps**0.75 * (1 + jnp.abs(y).max()))
+
+        y = jax.lax.while_loop(unfinished, improve, (0, guess, jnp.asarray(jnp.inf, x.dtype)))[1]
+        gap = jnp.abs(self.step(y, self.u) - x).max()
+        found = (gap <= 1000 * eps * (1 + jnp.abs(x).max())) & (slope(y)[1] * self.sign > 0)
+        return jnp.where(found, y, jnp.nan)
+
+
+def _over(grid, box):
+    """By generation and side: whether the branch ends there, all of it being outside the box or not all there."""
+    return ~np.isfinite(grid).all(axis=(1, 3)) | ~_inside(grid, box).any(axis=1)
+
+
+def _marched(inverse, line, num, box, max_points):
+    """`num` columns, and their generations until both branches are over or there are too many points."""
+    columns = np.arange(num) / num
+    generations, over = [line(columns)], np.array([False, False])
+    points = _padded(generations[0])
+    while not over.all() and (len(generations) + 1) * num <= max_points:
+        points = _march(inverse, points, jnp.asarray(num))
+        generations.append(np.asarray(points)[:num])
+        over |= _over(generations[-1][None], box)[0]
+    return columns, np.stack(generations)
+
+
+def _refined(inverse, line, columns, grid, box, spacing, max_points):
+    """The same with columns put in until nothing is too far apart, or there are too many points.
+
+    Then generations wholly beyond the first gap go, and the columns that come first along the branch are put in first.
+    """
+    while (wide := _wide(columns, grid, box, spacing)).any():
+        generations, left = np.nonzero(wide)
+        left = left[np.sort(np.unique(left, return_index=True)[1])]
+        room = max_points // len(grid) - len(columns)
+        if len(left) > room and generations[0] < len(grid) - 1:
+            grid = grid[:-1]
+            continue
+        if room <= 0:
             break
-    ended = "left the box" if np.isfinite(generations[-1]).all() else "no preimage"
-    if np.isfinite(generations[-1]).all() and _inside(generations[-1], box).any():
-        ended = "max_points"
-    ts, grid = ts[1:], np.stack(generations)
-    while (wide := _wide(ts, grid, box, spacing)).any():
-        if grid[..., 0].size + wide.sum() * len(grid) > max_points:
+        left = np.sort(left[:room])
+        new = (columns[left] + np.append(columns, 1.0)[left + 1]) / 2
+        after = np.append(grid.reshape(-1, 2, 2)[1:], grid[-1:, -1], axis=0).reshape(grid.shape)
+        near, far = grid[:, left], after[:, left]
+        guesses = np.where(np.isfinite(near + far), (near + far) / 2, np.where(np.isfinite(near), near, far))
+        chains = [line(new)]
+        points = _padded(chains[0])
+        for guess in guesses[1:]:
+            points = _preimages(inverse, points, _padded(guess))
+            chains.append(np.asarray(points)[: len(new)])
+        order = np.argsort(np.append(columns, new))
+        columns, grid = np.append(columns, new)[order], np.concatenate([grid, np.stack(chains)], axis=1)[:, order]
+    return columns, grid
+
+
+def _gaps(points, box, spacing):
+    """By point: whether the next one is too far away, or missing, and the straight way there may touch the box."""
+    length = np.linalg.norm(np.diff(points, axis=0), axis=-1)
+    low, high = np.fmin(points[:-1], points[1:]), np.fmax(points[:-1], points[1:])
+    return ((low <= box[:, 1]) & (high >= box[:, 0])).all(axis=-1) & ~(length <= spacing)
+
+
+def _ends(columns, repeat):
+    """By point: whether no column fits between it and the next one."""
+    return np.tile(np.diff(columns, append=1.0) <= 1e-13, repeat)[:-1]
+
+
+def _wide(columns, grid, box, spacing):
+    """By generation and column: whether a branch, as far as it goes, needs another column after this."""
+    ends = _ends(columns, len(grid))
+    wide = np.zeros(len(ends) + 1, bool)
+    for side, over in enumerate(_over(grid, box).T):
+        stop = (over.argmax() + 1 if over.any() else len(grid)) * len(columns) - 1
+        gaps = _gaps(grid[:, :, side].reshape(-1, 2), box, spacing)[:stop]
+        wide[:stop] |= gaps & ~np.logical_or.accumulate(gaps & ends[:stop])
+    return wide.reshape(len(grid), -1)
+
+
+def _branch(saddle, columns, grid, box, spacing, noise):
+    """One branch as rows, up to where it leaves the box or breaks off, and why it ends."""
+    over = _over(grid[:, :, None], box)[:, 0]
+    ended = "left the box" if over.any() else "max_points"
+    points = grid[: over.argmax() + 1 if over.any() else len(grid)].reshape(-1, 2)
+    gaps = _gaps(points, box, spacing)
+    broken = gaps | ~np.isfinite(points[1:]).all(axis=1)
+    if broken.any():
+        last = broken.argmax()
+        points, ended = points[: last + 1], "no preimage" if _inside(points[last], box) else "left the box"
+        if gaps[last] and not _ends(columns, len(grid))[last]:
             ended = "max_points"
-            break
-        ts, grid = _refined(step, u, twice, saddle, start, rate, ts, grid, np.flatnonzero(wide))
-    points = grid.reshape(-1, 2)
-    points = points[np.isfinite(points).all(axis=1)]
     if not _inside(points[-1], box):
-        ended = ended if ended == "max_points" else "left the box"
         points = points[: np.flatnonzero(_inside(points, box))[-1] + 2]
-    return np.concatenate([saddle[None], points]), ended
+    first = (np.abs(points - saddle).max(axis=1) >= noise).argmax()
+    return np.concatenate([saddle[None], points[first:]]), ended
 
 
 def _inside(points, box):
     return ((points >= box[:, 0]) & (points <= box[:, 1])).all(axis=-1)
 
 
-def _wide(ts, grid, box, spacing):
-    """The columns after which, in some generation, the next point is too far away, or there is none any more."""
-    points = grid.reshape(-1, 2)
-    length = np.linalg.norm(np.diff(points, axis=0), axis=1)
-    seen = _inside(points[:-1], box) | _inside(points[1:], box)
-    wide = np.append(seen & ~(length <= spacing), False)
-    return wide.reshape(len(grid), -1).any(axis=0) & (np.diff(ts, append=1.0) > 1e-13)
-
-
-def _refined(step, u, twice, saddle, start, rate, ts, grid, columns):
-    """The same with a column half-way after each of the given ones, traced from the first generation on."""
-    new = (ts[columns] + np.append(ts, 1.0)[columns + 1]) / 2
-    after = np.append(grid.reshape(-1, 2)[1:], grid[-1:, -1], axis=0).reshape(grid.shape)
-    pairs = np.stack([grid, after])[:, 1:, columns]
-    finite = np.isfinite(pairs)
-    guesses = np.where(finite.all(axis=0), pairs.mean(axis=0), np.where(finite[0], pairs[0], pairs[1]))
-    padding = 64 * 4 ** max(math.ceil(math.log(len(columns) / 64, 4)), 0) - len(columns)  # few shapes to compile
-    first = np.pad(saddle + rate ** new[:, None] * start, ((0, padding), (0, 0)), mode="edge")
-    guesses = np.pad(guesses, ((0, 0), (0, padding), (0, 0)), mode="edge")
-    chains = np.asarray(_chains(step, u, twice, jax.device_put(first), jax.device_put(guesses)))[:, : len(columns)]
-    order = np.argsort(np.append(ts, new))
-    return np.append(ts, new)[order], np.concatenate([grid, chains], axis=1)[:, order]
-
-
-def _image(step, u, twice, x):
-    return step(step(x, u), u) if twice else step(x, u)
-
-
-def _preimage(step, u, twice, x, guess):
-    """y with F(y) = x by Newton's method; NaN if there is none near the guess."""
-
-    def improve(_, y):
-        change = jnp.linalg.solve(jax.jacfwd(lambda y: _image(step, u, twice, y))(y), x - _image(step, u, twice, y))
-        largest = jnp.abs(change).max()
-        return y + change * jnp.minimum(1, jnp.maximum(1, jnp.abs(y).max()) / jnp.maximum(largest, 1e-30))
-
-    y = jax.lax.fori_loop(0, _NEWTON_STEPS, improve, guess)
-    gap = jnp.abs(_image(step, u, twice, y) - x).max()
-    return jnp.where(gap <= 1000 * jnp.finfo(x.dtype).eps * (1 + jnp.abs(x).max()), y, jnp.nan)
+def _padded(points):
+    """As many columns as few others ask for, and few programs to compile."""
+    missing = 32 * 4 ** max(math.ceil(math.log(len(points) / 32, 4)), 0) - len(points)
+    return jnp.asarray(np.pad(points, ((0, missing), (0, 0), (0, 0)), mode="edge"))
 
 
 @jit
-def _march(step, u, twice, window):
-    """The next generation, from the last point of the one before and all of this one."""
+def _march(inverse, points, num):
+    """The next generation, each point sought from the one before it on."""
 
-    def advance(window, _):
-        newest = window[-1]
-        slope = jax.jacfwd(lambda y: _image(step, u, twice, y))(newest)
-        guess = newest + jnp.linalg.solve(slope, window[1] - window[0])
-        return jnp.append(window[1:], _preimage(step, u, twice, window[1], guess)[None], axis=0), None
+    def advance(i, state):
+        points, newest = state
+        newest = inverse(points[i], newest)
+        return points.at[i].set(newest), newest
 
-    return jax.lax.scan(advance, window, length=len(window) - 1)[0]
+    return jax.lax.fori_loop(0, num, advance, (points, points[num - 1]))[0]
 
 
 @jit
-def _chains(step, u, twice, first, guesses):
-    def advance(y, guess):
-        y = jax.vmap(lambda y, guess: _preimage(step, u, twice, y, guess))(y, guess)
-        return y, y
-
-    return jnp.concatenate([first[None], jax.lax.scan(advance, first, guesses)[1]])
+def _preimages(inverse, points, guesses):
+    """The next generation, each point sought from a guess of its own."""
+    return jax.vmap(inverse)(points, guesses)

@@ -1,5 +1,6 @@
 """Basins hold what flows to their attractor, and the border between two of them is the saddle's stable manifold."""
 
+import equinox
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -21,6 +22,11 @@ def skewed(x, u):
 def flipped(x, u):
     """The same with eigenvalue -½: points on the manifold jump from side to side."""
     return jnp.array([-0.5 * x[0], 2 * x[1] + x[0] ** 2])
+
+
+def bent(l, x, u):
+    """Eigenvalues l and 2: the stable manifold is y = -x² / (2 - l²) exactly."""
+    return jnp.array([l * x[0], 2 * x[1] + x[0] ** 2])
 
 
 def tiny(x, u):
@@ -78,12 +84,58 @@ def test_the_stable_manifold_is_the_closed_forms_and_as_dense_as_asked(step, siz
     assert found.ended == ("left the box", "left the box")
     for branch, side in zip(found.branches, np.sign([b[1, 0] for b in found.branches]), strict=True):
         branch = branch / size
-        # the first stretch is up to four times 6e-7 long, and off by 4/7 (24e-7)² = 3e-12; across it errors halve
+        # the first stretch is 6e-7 long, and off by 4/7 (6e-7)² = 2e-13; along the manifold errors across it halve
         np.testing.assert_allclose(branch[:, 1], -4 / 7 * branch[:, 0] ** 2, rtol=0, atol=1e-11)
         assert (np.diff(side * branch[:, 0]) > 0).all()
         assert abs(branch[-1, 0]) > 3
         inside = np.abs(branch[:-1, 0]) < 3
         assert np.linalg.norm(np.diff(branch, axis=0), axis=1)[inside].max() <= 0.02
+
+
+SQUARE = jnp.array([[-1.0, 1.0], [-1.0, 1.0]])
+
+
+@pytest.mark.parametrize("l", [0.99, -0.99, 0.999, 1e-3, -1e-3, 1e-6, -1e-6, 1e-9, -1e-9])
+def test_the_stable_manifold_is_the_closed_forms_however_fast_the_saddle_attracts(l):
+    found = basins.boundary(equinox.Partial(bent, jnp.asarray(l)), jnp.zeros(2), box=SQUARE, spacing=0.05)
+    assert found.ended == ("left the box", "left the box")
+    for branch, side in zip(found.branches, (found.branches[0][1, 0], found.branches[1][1, 0]), strict=True):
+        # straight up to 2 ε^0.45 = 1.8e-7, and so off by (1.8e-7)² / (2 - l²) <= 3.3e-14; rounding is ten times less
+        np.testing.assert_allclose(branch[:, 1], -(branch[:, 0] ** 2) / (2 - l**2), rtol=0, atol=5e-14)
+        assert (np.diff(np.sign(side) * branch[:, 0]) > 0).all()
+        assert np.abs(branch[-1]).max() > 1
+        assert np.linalg.norm(np.diff(branch, axis=0), axis=1)[:-1].max() <= 0.05
+    assert found.branches[0][1, 0] * found.branches[1][1, 0] < 0
+
+
+def test_a_branch_without_room_is_shorter_and_not_coarser():
+    found = basins.boundary(
+        equinox.Partial(bent, jnp.asarray(-0.5)), jnp.zeros(2), box=SQUARE, spacing=1e-3, max_points=1000
+    )
+    assert found.ended == ("max_points", "max_points")
+    for branch in found.branches:
+        assert len(branch) <= 1000
+        assert np.linalg.norm(np.diff(branch, axis=0), axis=1).max() <= 1e-3
+        assert 0.01 < np.abs(branch[-1, 0]) < 1
+
+
+def test_a_branch_ends_on_the_fold_and_does_not_jump_to_another_piece():
+    # x' = g(x) = 0.6 x - 0.2 x³ and y' = x'² + 2 (y - x²): the stable manifold is y = x² as far as g rises, to x = 1.
+    # What maps to x' > g(1) is beyond x = -2, on another piece of y = x².
+    def folded(x, u):
+        g = 0.6 * x[0] - 0.2 * x[0] ** 3
+        return jnp.array([g, g**2 + 2 * (x[1] - x[0] ** 2)])
+
+    found = basins.boundary(folded, jnp.zeros(2), box=4 * SQUARE, spacing=0.05)
+    assert found.ended == ("no preimage", "no preimage")
+    for branch in found.branches:
+        side = np.sign(branch[1, 0])
+        # straight up to 8 ε^0.45 = 7e-7, and so off by 5e-13; F(y) = P(λt) holds to 1000 ε times box and state, 2e-12
+        np.testing.assert_allclose(branch[:, 1], branch[:, 0] ** 2, rtol=0, atol=3e-12)
+        assert np.linalg.norm(np.diff(branch, axis=0), axis=1).max() <= 0.05
+        # which at the top of g, where g'' = -1.2, leaves √(2 · 2e-12 / 1.2) = 2e-6 of freedom to x
+        np.testing.assert_allclose(side * branch[-1, 0], 1, rtol=0, atol=3e-6)
+        assert np.diff(side * branch[:, 0]).min() > -3e-6
 
 
 def test_orbits_on_the_boundary_reach_the_saddle(module):
@@ -136,6 +188,14 @@ def test_the_boundary_ends_where_the_map_folds_the_plane():
         (lambda: basins.boundary(skewed, jnp.ones(2), box=BOX, spacing=0.1), "saddle must be a fixed point"),
         (lambda: basins.boundary(skewed, jnp.zeros(2), box=BOX + 20, spacing=0.1), "box must hold the saddle"),
         (lambda: basins.boundary(lambda x, u: x / 2, jnp.zeros(2), box=BOX, spacing=0.1), "one multiplier inside"),
+        (
+            lambda: basins.boundary(equinox.Partial(bent, jnp.zeros(())), jnp.zeros(2), box=BOX, spacing=0.1),
+            "one multiplier inside",
+        ),
+        (
+            lambda: basins.boundary(equinox.Partial(bent, jnp.asarray(1e-14)), jnp.zeros(2), box=BOX, spacing=0.1),
+            "no multiplier so near 0 at a spacing of 1.0e-01",
+        ),
     ],
 )
 def test_misuse_is_named(call, message):

@@ -93,6 +93,42 @@ def test_doyas_folds_are_the_closed_form_to_the_last_bits(w):
         assert abs(event.x[0] - x) <= 4 * EPS / (1 - 4 / w) ** 0.5
 
 
+HAIRPIN = unit({(0, 0): -1.0, (0, 1): 1.0, (1, 0): 3.0, (2, 0): -1.0})
+"""x' = x + p - (x - 1)²: p = (x - 1)², a fold at 0. Its four terms, 3 at most, round p by some 10 ulps of 1."""
+
+
+@pytest.mark.parametrize("width", [1e-2, 1e-4, 1e-6, 1e-8, 1e-10, 1e-12])
+@pytest.mark.parametrize("share", [0.0, 0.5])
+def test_over_however_narrow_a_span_a_fold_is_followed_round(width, share):
+    p0 = share * width
+    branch = scalar(HAIRPIN, 1 + p0**0.5, p0, (-width, width))
+    assert branch.ended == ("p_span", "p_span")
+    assert (branch.p[0], branch.p[-1]) == (width, width)
+    assert kinds(branch) == ["LP"]
+    assert branch.events[0].converged
+    assert abs(branch.events[0].p) <= 20 * EPS
+    assert abs(branch.events[0].x[0] - 1) <= 10 * EPS  # 3 - 2x = 1
+    np.testing.assert_allclose((branch.x[:, 0] - 1) ** 2, branch.p, rtol=0, atol=20 * EPS)
+
+
+@pytest.mark.parametrize("width", [1e-6, 1e-9])
+def test_a_start_on_a_fold_finds_it_over_a_narrow_span(width):
+    for b, x in reference.DOYA_FOLDS[5.0]:
+        branch = scalar(doya(5.0), x, b, (b - width, b + width))
+        assert solved(branch)
+        assert branch.ended == ("p_span", "p_span")
+        assert kinds(branch) == ["LP"]
+        assert abs(branch.events[0].p - b) <= 2 * np.spacing(abs(b))
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5])
+def test_over_a_span_that_is_rounding_nothing_is_said_to_be_found(share):
+    width = 1e-17  # the map moves by less than half an ulp of x
+    branch = scalar(HAIRPIN, 1 + (share * width) ** 0.5, share * width, (-width, width))
+    assert not any(event.converged for event in branch.events)
+    assert all(abs(event.p) <= width for event in branch.events)
+
+
 def test_folds_do_not_depend_on_the_time_step():
     # G = ε(σ - x) is known to half an ulp of x, so the bias to 1/ε times as much over ∂σ/∂b = 1/w.
     branch = scalar(doya(5.0, 0.1), 0.01, -8.0, (-8.0, 0.0))
@@ -367,6 +403,13 @@ def test_no_branch_is_said_to_be_none(u, residual):
     assert "none found" in repr(branch)
 
 
+def test_a_fixed_point_beyond_the_span_is_none_and_its_residual_is_not_reported():
+    (_, _), (b, _) = reference.DOYA_FOLDS[5.0]
+    branch = scalar(doya(5.0), 0.05, 0.0, (b, 0.0))  # Newton's method fails at 0, and with p free finds p below b
+    assert branch.start == "none"
+    assert branch.start_residual > 0.1
+
+
 def test_a_branch_that_is_cut_short_says_so():
     branch = scalar(doya(5.0), 0.01, -8.0, (-8.0, 1e6), max_step=1e-6)
     assert branch.ended == ("p_span", "max_points")
@@ -477,14 +520,34 @@ def test_a_family_that_changes_the_shape_is_refused():
         trace(lambda p: lambda x, u: jnp.zeros(3), jnp.array([0.5]), 0.0, p_span=(-1.0, 1.0))
 
 
+def single(u, x0, p0, span):
+    u = jax.tree.map(lambda leaf: leaf.astype(jnp.float32) if leaf.dtype == jnp.float64 else leaf, u)
+    return trace(scalar_family, jnp.array([x0], jnp.float32), p0, p_span=span, u=u, max_points=801)
+
+
 def test_in_single_precision_the_folds_are_right_to_single_precision():
-    u = jax.tree.map(lambda leaf: leaf.astype(jnp.float32) if leaf.dtype == jnp.float64 else leaf, doya(5.0))
-    branch = trace(scalar_family, jnp.array([0.01], jnp.float32), -4.0, p_span=(-4.0, -1.0), u=u, max_points=801)
+    branch = single(doya(5.0), 0.01, -4.0, (-4.0, -1.0))
     assert branch.x.dtype == np.float32
     assert kinds(branch) == ["LP", "LP"]
     for event, (b, _) in zip(branch.events, reference.DOYA_FOLDS[5.0], strict=True):
         assert event.converged
         assert event.p == pytest.approx(b, rel=10 * float(np.finfo(np.float32).eps))
+
+
+@pytest.mark.parametrize("width", [1e-2, 1e-3, 1e-4])  # x moves by 0.1 to 0.01, and is known to √eps = 3e-4 at the fold
+@pytest.mark.parametrize("share", [0.0, 0.5])
+def test_in_single_precision_a_fold_is_followed_round_over_a_narrow_span(width, share):
+    p0, eps = share * width, float(np.finfo(np.float32).eps)
+    branch = single(HAIRPIN, 1 + p0**0.5, p0, (-width, width))
+    assert branch.ended == ("p_span", "p_span")
+    assert kinds(branch) == ["LP"]
+    assert branch.events[0].converged
+    assert abs(branch.events[0].p) <= 20 * eps
+    for b, x in reference.DOYA_FOLDS[5.0]:
+        branch = single(doya(5.0), x, b, (b - width, b + width))
+        assert branch.ended == ("p_span", "p_span")
+        assert kinds(branch) == ["LP"]
+        assert branch.events[0].p == pytest.approx(b, abs=20 * eps)
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 4, 9])

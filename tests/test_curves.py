@@ -274,6 +274,15 @@ def test_a_fold_met_on_a_flip_curve_is_no_degenerate_flip(cubic, degenerate):
     np.testing.assert_allclose([event.q for event in curve.events], degenerate, rtol=0, atol=SOLVED)
 
 
+@pytest.mark.parametrize("q0", [0.0, 1e-14, -1e-14])
+@pytest.mark.parametrize(("cubic", "degenerate"), [(0.0, []), (1.0, [1.0])])
+def test_a_start_where_a_fold_is_met_makes_no_flip_degenerate(q0, cubic, degenerate):
+    spans = {"p_span": (-1.0, 1.0), "q_span": (-2.5, 1.5), "max_points": 401}
+    curve = flip_curve(meeting_family, jnp.zeros(2), 0.0, q0, u=jnp.asarray(cubic), **spans)
+    assert curve.ended == ("q_span", "q_span")
+    np.testing.assert_allclose([event.q for event in curve.events], degenerate, rtol=0, atol=SOLVED)
+
+
 @pytest.mark.parametrize("second_weight", [False, True])
 def test_pasemann_s_folds_in_two_parameters_are_scipy_s(second_weight):
     u = pasemann(second_weight)

@@ -44,6 +44,8 @@ FAR = 1e4
 a state may begin small beside what it becomes."""
 UNIT_FROM = 0.75
 """A state below eps to this power (2e-12 in float64) may be a rounded 0: it is no unit to measure steps in."""
+SHRINK = 1 / 30
+"""By how much a unit that is too large becomes smaller."""
 
 
 class Steps(NamedTuple):
@@ -112,40 +114,63 @@ def correct(function: Callable, guess: Float[Array, " m"], border: Float[Array, 
 
     Returns:
         y, whether it converged, and the number of corrections. It stops at a correction whose square is below the
-        rounding floor: convergence is quadratic, and the next one would change nothing.
+        rounding floor: convergence is quadratic, and the next one would change nothing. Over a span of the last
+        unknown so narrow that corrections get no smaller than the rounding of G allows, it stops where G is that
+        small, and moves the unknown by at most 1/30 of its span.
     """
-    small = 0.1 * math.sqrt(float(jnp.finfo(guess.dtype).eps))
+    eps = float(jnp.finfo(guess.dtype).eps)
+    small = 0.1 * math.sqrt(eps)
 
     def again(carry):
-        y, count, last, _ = carry
+        y, count, last, *_ = carry
         value, jacobian = linear.derivative(function, y)
         rest = jnp.append(value, border @ (y - guess))
         change = linear.solve(jnp.vstack([jacobian, border]), -rest)
         size = jnp.sqrt(jnp.sum(weights * change**2))
-        return y + change, count + 1, size, (size < last) & jnp.isfinite(size)
+        across = jnp.abs(jacobian[:, -1]).max() / jnp.sqrt(weights[-1])
+        rounded = 8 * eps * jnp.abs(y[: len(value)]).max()
+        solved = (jnp.abs(value).max() <= jnp.minimum(rounded, across / 30)) & (rounded > small * across)
+        solved &= jnp.isfinite(size)
+        return y + change, count + 1, size, (size < last) & jnp.isfinite(size), solved
 
     def goes_on(carry):
-        _, count, last, shrinks = carry
-        return (last > small) & shrinks & (count < MAX_CORRECTIONS)
+        _, count, last, shrinks, solved = carry
+        return (last > small) & shrinks & ~solved & (count < MAX_CORRECTIONS)
 
-    start = guess, jnp.zeros((), jnp.int32), jnp.asarray(jnp.inf, guess.dtype), jnp.asarray(True)
-    y, count, last, shrinks = jax.lax.while_loop(goes_on, again, start)
-    return y, shrinks & (last <= small), count
+    yes = jnp.asarray(True)
+    start = guess, jnp.zeros((), jnp.int32), jnp.asarray(jnp.inf, guess.dtype), yes, ~yes
+    y, count, last, shrinks, solved = jax.lax.while_loop(goes_on, again, start)
+    return y, (shrinks & (last <= small)) | solved, count
 
 
 def follow_in_units(
     function: Callable, y0: Float[Array, " m"], weights: Float[Array, " m"], num_units: int, *args
 ) -> tuple[Path, Float[Array, " m"]]:
     """`follow`, and the weights it ended with. Where the state, the first components, has grown a thousandfold from
-    below 1, the curve is followed once more, in units of the largest size it came to, or of 1."""
+    below 1, the curve is followed once more, in units of the largest size it came to, or of 1.
+
+    Near a fold a state moves by the root of what its parameter does: over a narrow span so little that in its own unit
+    the curve is too sharp a hairpin for the smallest steps. Where they fail and the state has hardly moved, the curve
+    is followed again in ever smaller units, until it moves by about one, or that is the root of rounding: nearer to a
+    fold no state is known.
+    """
+    eps = float(jnp.finfo(y0.dtype).eps)
+    nearest = num_units * jnp.maximum(jnp.mean(y0[:num_units] ** 2), eps ** (2 * UNIT_FROM)) * eps
 
     def again(carry):
         round_, weights, _, _ = carry
         path = follow(function, y0, weights, *args)
-        largest = jnp.nanmax(jnp.mean(path.y[:, :num_units] ** 2, axis=1), initial=0)
-        larger = weights.at[:num_units].set(1 / (num_units * jnp.clip(largest, 1e-30, 1)))
-        grown = (round_ == 0) & (weights[0] > 1e6 * larger[0])
-        return round_ + 1, jnp.where(grown, larger, weights), path, grown
+        states = path.y[:, :num_units]
+        largest = jnp.nanmax(jnp.mean(states**2, axis=1), initial=0)
+        larger = 1 / (num_units * jnp.clip(largest, 1e-30, 1))
+        grown = (round_ == 0) & (weights[0] > 1e6 * larger)
+        apart = jnp.mean((states - y0[:num_units]) ** 2, axis=1)
+        moved = weights[0] * num_units * jnp.nanmax(apart, initial=0)
+        sharp = ((round_ > 0) | jnp.any(path.ended == TOO_SMALL)) & (moved < 1 / 25)
+        sharp &= weights[0] * nearest < SHRINK**2
+        unit = jnp.where(grown, larger, weights[0] / jnp.maximum(4 * moved, SHRINK**2))
+        weights = jnp.where(grown | sharp, weights.at[:num_units].set(unit), weights)
+        return round_ + 1, weights, path, grown | sharp
 
     num = 2 * args[-2] + 1
     curve, none = jnp.zeros((num, len(y0)), y0.dtype), jnp.zeros((), int)

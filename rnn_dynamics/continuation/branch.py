@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, Complex, Float, Int, PyTree
 
 from rnn_dynamics import _check, jacobians, stability
 from rnn_dynamics._compile import jit, on_one_blas_thread, top_level
-from rnn_dynamics.continuation import arclength, crossings, events, linear
+from rnn_dynamics.continuation import arclength, crossings, defining, events, linear
 
 __all__ = ["STARTS", "Branch", "Event", "trace"]
 
@@ -74,7 +74,7 @@ class Branch(equinox.Module):
     start: str | Int[Array, ""]
     """"converged": the start led to a fixed point at p0; "moved": only to one at another p; "none": to none."""
     start_residual: float | Float[Array, ""]
-    """The residual where the search from the start ended."""
+    """The residual at the start; where none was found, where the search at p0 ended."""
     complete: bool | Bool[Array, ""]
     """Whether every change of stability on the branch was looked into: False if there were more than max_events."""
 
@@ -110,9 +110,11 @@ def trace(
     Pseudo-arclength continuation of $G(x, p) = 0$: folds need no special care. Lengths are measured in
     $\|(x,p)\|^2 = \|x\|^2/(n s^2) + p^2/P^2$, with P the width of the span and s the size of the state: the larger of
     the start's root mean square and its growth along the branch over the span (1 where both vanish); a branch that
-    grows a thousandfold from below 1 is followed once more with s its largest, or 1. Special points are solved for, to
-    the rounding floor; where several multipliers cross together, interpolated on the branch, nearly to it. One that
-    lies exactly on an end of the span is not seen, and a fold there ends the branch.
+    grows a thousandfold from below 1 is followed once more with s its largest, or 1, and one too sharp for the smallest
+    steps, a fold over a narrow span, in a smaller s. Special points are solved for, to the rounding floor; where
+    several multipliers cross together, interpolated on the branch, nearly to it. One that lies exactly on an end of the
+    span is not seen, and a fold there ends the branch. Where rounding of the state moves p by more than 1/20 of the
+    span, no fold is known: it is not converged.
 
     The start is first corrected at p0 by Newton's method; if that fails, to the nearest fixed point at any p.
 
@@ -212,6 +214,9 @@ def _trace(family, x0, numbers, u, discrete, num_each, max_events):
 
     values = _spectra(jacobian, path.y, path.number)
     located = events.locate(problem, path, values, max_events)
+    p = jnp.clip(located.y[:, -1], low, high)  # where p is lost in rounding, or turns back just beyond the span
+    sure = located.converged & (jnp.abs(p - located.y[:, -1]) <= defining.tol(p.dtype) * (high - low))
+    located = located._replace(y=located.y.at[:, -1].set(p), converged=sure)
     event_values = _spectra(jacobian, located.y, located.number)
     inside = jnp.arange(len(path.y)) < path.number
     stable = inside & jnp.all(crossings.excess(values, discrete) < 0, axis=1)
@@ -243,7 +248,7 @@ def _begin(residual, x0, p0, low, high):
 
     def again(state):
         """First Newton's method at p0; where that ends without a fixed point, again from the start with p free."""
-        y, least, best, count, free, _ = state
+        y, least, best, count, free, held, _ = state
         value, matrix = linear.derivative(residual, y)
         # With p free, the least change that solves the linearised equations: no part of it along the tangent.
         border = jnp.where(free, weights * arclength.first_tangent(matrix, weights)[0], at_p0)
@@ -259,17 +264,19 @@ def _begin(residual, x0, p0, low, high):
         over = at_floor | (error == 0) | ~jnp.isfinite(error) | (count >= 50)
         good = least <= tol * (1 + jnp.abs(best[:-1]).max())
         turns = over & ~good & ~free
+        held = jnp.where(turns, least, held)
         y, best, least, count = (
             jnp.where(turns, fresh, now) for fresh, now in ((y0, y), (y0, best), (error0, least), (0, count + 1))
         )
-        return y, least, best, count, free | turns, ~over | turns
+        return y, least, best, count, free | turns, held, ~over | turns
 
     error0 = _size(residual(y0))
     no = jnp.asarray(False)
-    state = y0, error0, y0, jnp.zeros((), int), no, error0 > 0
-    _, least, y, _, free, _ = jax.lax.while_loop(lambda state: state[-1], again, state)
+    state = y0, error0, y0, jnp.zeros((), int), no, error0, error0 > 0
+    _, least, y, _, free, held, _ = jax.lax.while_loop(lambda state: state[-1], again, state)
     found = (least <= tol * (1 + jnp.abs(y[:-1]).max())) & (y[-1] >= low) & (y[-1] <= high)
     start = jnp.where(found, jnp.where(free, 1, 0), 2)
+    left = jnp.where(found, least, held)  # a solution beyond the span is none
     size = jnp.sqrt(jnp.mean(y[:-1] ** 2))
     size = jnp.where(size > least_unit, size, 0.0)
     unit = weigh(jnp.where(size > 0, size, 1.0))
@@ -277,7 +284,7 @@ def _begin(residual, x0, p0, low, high):
     growth = jnp.sqrt(jnp.mean(tangent[:-1] ** 2)) * width / jnp.maximum(jnp.abs(tangent[-1]), 1e-30)
     growth = jnp.minimum(growth, 10 * jnp.where(size > 0, size, 1.0))
     scale = jnp.maximum(size, jnp.where(growth > least_unit, growth, 0.0))
-    return y, start, least, weigh(jnp.where(scale > 0, scale, 1.0))
+    return y, start, left, weigh(jnp.where(scale > 0, scale, 1.0))
 
 
 def _size(value):

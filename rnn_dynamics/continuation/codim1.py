@@ -191,18 +191,19 @@ def _special(kind, system, function, weights, path, size, max_events):
     form = defining.fold_form if kind.name == "LP" else defining.flip_form
 
     def sample(y):
-        """The coefficient, and what its sign is relative to: w, and v too on a flip curve."""
+        """The coefficient, what its sign is relative to, w, and v too on a flip curve, and what it is measured by."""
         left, right = defining.null_vectors(system, y, size, kind.multiplier)
-        return jnp.concatenate([form(system, y, left, right)[None], left, right])
+        value, terms = form(system, y, left, right)
+        return jnp.concatenate([value[None], left, right, terms[None]])
 
     def aligned(a, b):
         """1 or -1: whether b's coefficient is to be read with the same sign as a's."""
         sign = jnp.sum(a[..., 1 : size + 1] * b[..., 1 : size + 1], axis=-1)
         if kind.name == "PD":
-            sign *= jnp.sum(a[..., size + 1 :] * b[..., size + 1 :], axis=-1)
+            sign *= jnp.sum(a[..., size + 1 : -1] * b[..., size + 1 : -1], axis=-1)
         return jnp.where(sign < 0, -1.0, 1.0).astype(a.dtype)
 
-    samples = _rows(sample, path.y, path.number, 2 * size + 1)
+    samples = _rows(sample, path.y, path.number, 2 * size + 2)
     signs = jnp.cumprod(jnp.append(jnp.ones(1, samples.dtype), aligned(samples[:-1], samples[1:])))
     side = jnp.nan_to_num(jnp.sign(signs * samples[:, 0]))
     side = jax.lax.associative_scan(lambda a, b: jnp.where(b == 0, a, b), side)  # where it is 0, the one before
@@ -215,7 +216,8 @@ def _special(kind, system, function, weights, path, size, max_events):
 
         def equations(y):
             w, v, g = defining.eigenpair(system, y, left, right, kind.multiplier)
-            return jnp.concatenate([system.residual(y[:size], y[size:]), jnp.stack([g, form(system, y, w, v) / unit])])
+            value, _ = form(system, y, w, v)
+            return jnp.concatenate([system.residual(y[:size], y[size:]), jnp.stack([g, value / unit])])
 
         y, error = defining.newton(equations, guess)
         return y, error, error <= defining.tol(y.dtype) * (1 + jnp.abs(y).max())
@@ -248,7 +250,7 @@ def _special(kind, system, function, weights, path, size, max_events):
 
         low, high = path.y[place], path.y[place + 1]
         at_low, at_high = samples[place], samples[place + 1]
-        unit = jnp.maximum(jnp.abs(at_low[0]), jnp.abs(at_high[0]))  # the state's own unit must not matter
+        unit = jnp.maximum(at_low[-1], at_high[-1])  # the state's own unit must not matter
         no, zero = jnp.asarray(False), jnp.zeros((), int)
         state = low, high, at_low, at_high, low, jnp.asarray(jnp.inf, low.dtype), no, no, zero
         end = jax.lax.while_loop(lambda state: ~state[-2], again, state)

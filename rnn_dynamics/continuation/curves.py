@@ -41,7 +41,7 @@ class CurveEvent(equinox.Module):
     x: Float[np.ndarray, " n"] | Float[Array, "*e n"]
     residual: float | Float[Array, "*e"]
     """The largest residual of the defining equations: fixed point, singular matrix, vanishing coefficient, this as a
-    share of what it is at the neighbouring points of the curve."""
+    share of what it is at the neighbouring points of the curve, or of a flip of what its terms are there."""
     converged: bool | Bool[Array, "*e"]
     """Whether Newton's method solved them; if not, the point is the middle of the bracket that was left."""
 
@@ -113,7 +113,7 @@ def fold_curve(
     (for a field F = 0, det F_x = 0), the second as the scalar of a bordered system. It is followed by pseudo-arclength,
     through cusps without special care; lengths are measured as in `trace`. A cusp is where the quadratic coefficient
     $\tfrac12 \langle w, B(v,v) \rangle$, v and w the null vectors, changes sign; there it is solved for. Two cusps
-    within one step go unseen.
+    within one step go unseen, and one that lies exactly on an end of a span ends the curve, unseen.
 
     The start is first corrected at q0 by Newton's method; if that fails, at p0; then with both parameters free.
 

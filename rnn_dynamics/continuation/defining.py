@@ -158,16 +158,23 @@ def null_vectors(system: System, y: Float[Array, " m"], size: int, multiplier: f
 
 
 def fold_form(system: System, y: Float[Array, " m"], left: Float[Array, " n"], right: Float[Array, " n"]):
-    """w' B(v, v)/2, the fold's quadratic coefficient: zero at a cusp."""
-    return left @ _second(system, y, right, right) / 2
+    """w' B(v, v)/2, the fold's quadratic coefficient: zero at a cusp. And its size."""
+    value = left @ _second(system, y, right, right) / 2
+    return value, jnp.abs(value)
 
 
 def flip_form(system: System, y: Float[Array, " m"], left: Float[Array, " n"], right: Float[Array, " n"]):
-    """w' (C(v, v, v) + 3 B(v, (I - F_x)⁻¹ B(v, v)))/6, the flip's cubic coefficient: zero where it is degenerate."""
+    """w' (C(v, v, v) + 3 B(v, (I - F_x)⁻¹ B(v, v)))/6, the flip's cubic coefficient: zero where it is degenerate.
+
+    It passes infinity where a fold is met, and det(I - F_x) is 0: with the sign of that it changes its own only at
+    zeros. Second, what it is measured by: its terms' size, without the inverse, which must not enter here.
+    """
     twice = _second(system, y, right, right)
     third = jax.jvp(lambda x: _second(system, y.at[: len(x)].set(x), right, right), (y[: len(right)],), (right,))[1]
-    answer = linear.solve(-system.shifted(y[: len(right)], y[len(right) :], 1.0), twice)
-    return left @ (third + 3 * _second(system, y, right, answer)) / 6
+    answer, sign = linear.solve_with_sign(-system.shifted(y[: len(right)], y[len(right) :], 1.0), twice)
+    value = left @ (third + 3 * _second(system, y, right, answer)) / 6
+    size = jnp.abs(left) @ (jnp.abs(third) + 3 * jnp.abs(_second(system, y, right, twice))) / 6
+    return jax.lax.stop_gradient(sign) * value, size
 
 
 def _second(system, y, v1, v2):

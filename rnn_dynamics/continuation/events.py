@@ -166,7 +166,7 @@ def _narrow(problem, search, end, length):
     _, _, low, high, halve = search
     shortest, tiny = 50 * float(jnp.finfo(end.y.dtype).eps), float(jnp.finfo(end.y.dtype).tiny)
     kind = _kind(low.signature, high.signature)
-    y, residual, converged, regular, named = _newton(problem, jnp.where(halve, -1, kind), low, high)
+    y, residual, converged, regular, lost, named = _newton(problem, jnp.where(halve, -1, kind), low, high)
     chord = high.y - low.y
     width = _norm(problem, chord)
     along = jnp.sum(problem.weights * chord * (y - low.y)) / width**2
@@ -195,12 +195,10 @@ def _narrow(problem, search, end, length):
     border = stuck & short & _jumps(low.values, high.values)
     kind = jnp.where(border, BC, jnp.where(found, named, _likeliest(problem, low, high)))
     after = _choose(found, beyond, high.signature)
-    number, turns = (
-        jnp.maximum(jnp.abs(after.unstable - low.signature.unstable), 1),
-        after.side * low.signature.side < 0,
-    )
+    number = jnp.maximum(jnp.abs(after.unstable - low.signature.unstable), 1)
+    turns = after.side * low.signature.side < 0
     y = jnp.where(done, y, (low.y + high.y) / 2)
-    guess = _Guess(kind, y, residual, done, ~(done & regular), number, turns)
+    guess = _Guess(kind, y, residual, done & ~lost, ~(done & (regular | lost)), number, turns)
     more = (room | stuck) & _differ(new_high.signature, end.signature)
     return guess, done | stuck, more, _Search(search.which, search.tries, new_low, new_high, found & ~whole)
 
@@ -261,7 +259,7 @@ def _likeliest(problem, low, high):
 
 
 def _newton(problem, kind, low, high):
-    """A special point of this kind from inside a bracket: (y, residual, converged, whether it is regular, its kind).
+    """A special point from inside a bracket: (y, residual, converged, regular, if p is lost in rounding, its kind).
 
     The residual is the largest of the fixed point's and of the test functions. Where several multipliers are critical
     the system is not regular, and its residual tells little of the distance: Newton's method converges slowly.
@@ -312,7 +310,7 @@ def _newton(problem, kind, low, high):
         return v / jnp.linalg.norm(v)
 
     def again(state):
-        z, best, least, old, b, c, count, _ = state
+        z, best, least, old, _, b, c, count, _ = state
         y, s = z[:-1], z[-1]
         matrix, value = shifted(z)
         slope = pushed(y, at_p)
@@ -349,25 +347,29 @@ def _newton(problem, kind, low, high):
         # After a small move the square of it is below rounding: the point just judged is the last.
         last_one = (old <= small) & (error <= floor)
         goes_on = jnp.isfinite(move) & (move > 0) & ((move < old) | (count < 3)) & ~last_one
-        return z + change, best, least, move, unit(w), unit(v), count + 1, goes_on & (count < 23)
+        rounding = eps * jnp.abs(y[:-1]).max() * jnp.sqrt(problem.weights[-1]) / jnp.abs(slope).max()
+        return z + change, best, least, move, rounding, unit(w), unit(v), count + 1, goes_on & (count < 23)
 
     def turned(_, borders):
         right, w, _ = bordered(at_guess, borders[0], borders[1], jnp.zeros(size, dtype))
         return unit(w), unit(right[:-1])
 
-    small, floor = 0.1 * math.sqrt(float(jnp.finfo(dtype).eps)), 100 * float(jnp.finfo(dtype).eps)
+    eps, huge = float(jnp.finfo(dtype).eps), jnp.asarray(jnp.inf, dtype)
+    small, floor = 0.1 * math.sqrt(eps), 100 * eps
     b = c = unit(jnp.cos(1.0 + jnp.arange(size)).astype(last.dtype))  # no special direction
     if size > 1:
         at_guess, _ = shifted(guess)
         b, c = jax.lax.fori_loop(0, 2, turned, (b, c))
-    huge = jnp.asarray(jnp.inf, dtype)
-    state = guess, guess, huge, huge, b, c, jnp.zeros((), int), kind >= 0
-    _, best, least, move, *_ = jax.lax.while_loop(lambda state: state[-1], again, state)
+    state = guess, guess, huge, huge, huge, b, c, jnp.zeros((), int), kind >= 0
+    _, best, least, move, rounding, *_ = jax.lax.while_loop(lambda state: state[-1], again, state)
     # A double real multiplier, as symmetric networks have, solves the equations of a pair too.
     angle, at_minus_one = (jnp.sin(best[-1]), jnp.cos(best[-1]) < 0) if problem.discrete else (best[-1], False)
     double = complex_pair & (jnp.abs(angle) <= math.sqrt(defining.tol(dtype)))
     kind = jnp.where(double, jnp.where(at_minus_one, PD, BP), kind)
-    return best[:-1], least, defining.solved(least, best[:-1]), (move <= small) & ~double, kind
+    # Over a narrow span the moves get no smaller than what a rounding of the state moves p, a share of the span.
+    settled = move <= jnp.where(rounding < 0.01, jnp.maximum(small, 8 * rounding), small)
+    lost = (kind == LP) & (rounding > 0.05)
+    return best[:-1], least, defining.solved(least, best[:-1]), settled & ~double, lost, kind
 
 
 def _test(problem, kind, point):
