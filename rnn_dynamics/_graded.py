@@ -113,11 +113,13 @@ def _factor_with_r(a, alone):
 @jax.default_matmul_precision("highest")
 def _(primals, tangents):
     # As of `qr` below, but A may be tall, and columns are lost singly.
-    r, q, logs, *rest = _factor_with_r(*primals)
+    r, *found = _factor_with_r(*primals)
+    q, logs, losses, stretch = found
     solved = _over(tangents[0], r, logs)
     x = q.T @ solved
     below = jnp.tril(x, -1)
-    return (q, logs, *rest), (q @ (below - below.T - x) + solved, jnp.diagonal(x), *map(jnp.zeros_like, rest))
+    change = q @ (below - below.T - x) + solved
+    return (q, logs, losses, stretch), (change, jnp.diagonal(x), jnp.zeros_like(losses), jnp.zeros_like(stretch))
 
 
 def qr_of_product(a, q):
@@ -156,11 +158,12 @@ def _eliminate(a):
 @jax.default_matmul_precision("highest")
 def _(primals, tangents):
     # dA U⁻¹ = dL + L dU U⁻¹, and L⁻¹ dL is below the diagonal, dU U⁻¹ is not.
-    (lower, upper, pivots, order), rows, logs, *rest = _eliminate(*primals)
+    (lower, upper, pivots, order), *found = _eliminate(*primals)
+    rows, logs, losses, stretch = found
     solved = _over(tangents[0][order], upper, logs)
     x = lax.linalg.triangular_solve(lower[: len(upper)], solved[: len(upper)], left_side=True, lower=True)
-    change = solved - lower @ jnp.triu(x)
-    return (rows, logs, *rest), (swapped_back(change, pivots), jnp.diagonal(x), *map(jnp.zeros_like, rest))
+    change = swapped_back(solved - lower @ jnp.triu(x), pivots)
+    return (rows, logs, losses, stretch), (change, jnp.diagonal(x), jnp.zeros_like(losses), jnp.zeros_like(stretch))
 
 
 def _over(a, r, logs):

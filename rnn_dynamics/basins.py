@@ -210,8 +210,7 @@ def boundary(
     if noise > gap:
         raise ValueError(f"saddle must have no multiplier so near 0 at a spacing of {spacing:.1e}; got {values}")
     octaves = -math.log2(abs(weak))  # from one generation to the next, or from one of many
-    num, steps = math.ceil(_PER_OCTAVE * octaves), max(int(1 / (_PER_OCTAVE * octaves)), 1)
-    num = min(num, max_points // 4)
+    num, steps = min(math.ceil(_PER_OCTAVE * octaves), max_points // 4), max(int(1 / (_PER_OCTAVE * octaves)), 1)
     across = (np.ptp(ends, axis=1) / np.maximum(np.abs(direction), 1e-30)).min()
     line = _Line(centre, min(eps**0.45 * across, gap) * direction, abs(weak) ** -steps)
     flips, sign = jnp.asarray(weak.real < 0), jnp.asarray(np.sign(weak.real * strong.real), saddle.dtype)
@@ -308,10 +307,8 @@ def _marched(inverse, line, num, box, max_points):
 
 
 def _refined(inverse, line, columns, grid, box, spacing, max_points):
-    """The same with columns put in until nothing is too far apart, or there are too many points.
-
-    Then generations wholly beyond the first gap go, and the columns that come first along the branch are put in first.
-    """
+    """The same with columns put in until nothing is too far apart. Where there is no room for all, generations wholly
+    beyond the first gap go, and the columns that come first along the branch are put in first."""
     while (wide := _wide(columns, grid, box, spacing)).any():
         generations, left = np.nonzero(wide)
         left = left[np.sort(np.unique(left, return_index=True)[1])]
@@ -327,10 +324,8 @@ def _refined(inverse, line, columns, grid, box, spacing, max_points):
         near, far = grid[:, left], after[:, left]
         guesses = np.where(np.isfinite(near + far), (near + far) / 2, np.where(np.isfinite(near), near, far))
         chains = [line(new)]
-        points = _padded(chains[0])
         for guess in guesses[1:]:
-            points = _preimages(inverse, points, _padded(guess))
-            chains.append(np.asarray(points)[: len(new)])
+            chains.append(np.asarray(_preimages(inverse, _padded(chains[-1]), _padded(guess)))[: len(new)])
         order = np.argsort(np.append(columns, new))
         columns, grid = np.append(columns, new)[order], np.concatenate([grid, np.stack(chains)], axis=1)[:, order]
     return columns, grid
@@ -338,7 +333,7 @@ def _refined(inverse, line, columns, grid, box, spacing, max_points):
 
 def _gaps(points, box, spacing):
     """By point: whether the next one is too far away, or missing, and the straight way there may touch the box."""
-    length = np.linalg.norm(np.diff(points, axis=0), axis=-1)
+    length = np.hypot(*np.diff(points, axis=0).T)
     low, high = np.fmin(points[:-1], points[1:]), np.fmax(points[:-1], points[1:])
     return ((low <= box[:, 1]) & (high >= box[:, 0])).all(axis=-1) & ~(length <= spacing)
 
@@ -391,12 +386,10 @@ def _padded(points):
 def _march(inverse, points, num):
     """The next generation, each point sought from the one before it on."""
 
-    def advance(i, state):
-        points, newest = state
-        newest = inverse(points[i], newest)
-        return points.at[i].set(newest), newest
+    def advance(i, points):
+        return points.at[i].set(inverse(points[i], points[(i - 1) % num]))
 
-    return jax.lax.fori_loop(0, num, advance, (points, points[num - 1]))[0]
+    return jax.lax.fori_loop(0, num, advance, points)
 
 
 @jit

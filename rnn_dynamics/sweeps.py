@@ -62,20 +62,20 @@ def sweep(
         chunk = _check.count("chunk", chunk, least=1)
     if devices is not None and not top_level():
         raise ValueError(f"devices must be None inside a caller's jit, vmap or grad; got {devices}")
-    if devices is not None:
-        devices = _as_devices(devices)
-    if devices is None and (not top_level() or jax.local_device_count() == 1):
+    chosen = None if devices is None else _as_devices(devices)
+    if chosen is None and (not top_level() or jax.local_device_count() == 1):
         return _in_chunks(function, points, chunk or _default_chunk(jax.default_backend()))
-    devices = devices or jax.local_devices()
-    mesh = Mesh(np.array(devices), ("points",))
+    chosen = chosen or jax.local_devices()
+    mesh = Mesh(np.array(chosen), ("points",))
     num_points = _num_points(points)
-    points = _extended(points, -num_points % len(devices))
+    points = _extended(points, -num_points % len(chosen))
     points = jax.device_put(points, NamedSharding(mesh, PartitionSpec("points")))
     # Each device needs the function's own arrays, wherever they lie.
     everywhere = NamedSharding(mesh, PartitionSpec())
     function = jax.tree.map(lambda leaf: jax.device_put(leaf, everywhere) if equinox.is_array(leaf) else leaf, function)
     # A core each, or two BLAS threads a device would wait for each other.
-    results = on_one_blas_thread(_on_many, function, points, chunk or _default_chunk(devices[0].platform), mesh)
+    chunk = chunk or _default_chunk(mesh.devices.flat[0].platform)
+    results = on_one_blas_thread(_on_many, function, points, chunk, mesh)
     return _first(results, num_points)
 
 
