@@ -93,19 +93,19 @@ def qr_with_losses(a, alone):
     A column counts as lost, ln 0, where rounding could have left its r_ii. If `alone`, A is J times an orthogonal
     matrix, whose rows are as long as those of J: forming it has rounded each in proportion to its length.
     """
-    order, place = descending(jnp.abs(a).max(axis=1))
-    q, *rest = _factor(a[order], alone)
+    rows = jnp.abs(a).max(axis=1)
+    order, place = descending(rows)
+    q, *rest = _factor(a[order], rows[order], alone)
     return q[place], *rest
 
 
 @jax.custom_jvp
-def _factor(a, alone):
-    return _factor_with_r(a, alone)[1:]
+def _factor(a, rows, alone):
+    return _factor_with_r(a, rows, alone)[1:]
 
 
-def _factor_with_r(a, alone):
+def _factor_with_r(a, rows, alone):
     q, r = jnp.linalg.qr(a)
-    rows = jnp.abs(a).max(axis=1)
     return r, q, *_losses(r, jnp.where(alone, rows @ jnp.abs(q), lengths(r)), len(a))
 
 
