@@ -216,13 +216,13 @@ def _descend(step, starts, u, time, tol, max_steps):
             gain = jnp.nan_to_num(fall / promised, nan=-1.0, posinf=-1.0, neginf=-1.0)
             # Where q is flat to rounding (of G, by some eps of x), the gradient still tells better from worse.
             flat = jnp.abs(fall) <= 8 * eps * (1 + jnp.abs(x).max()) * jnp.abs(g).sum()
-            smaller, halved = (_norm(new_gradient) < share * _norm(gradient) for share in (1, 0.5))
-            accepted = (gain > 0) & ~flat | flat & smaller
+            accepted = (gain > 0) & ~flat | flat & (_norm(new_gradient) < _norm(gradient))
             gain = jnp.where(flat, 1, gain)
             damping = damping * jnp.where(accepted, jnp.maximum(0.1, 1 - (2 * gain.clip(max=1) - 1) ** 3), growth)
             growth = jnp.where(accepted, 2, 2 * growth).astype(x.dtype)
-            halved = halved | (accepted & (size(new_g) < size(g) / 2))
             x, seen = jax.lax.cond(accepted, lambda: (new, look(new)), lambda: (x, carry[2]))
+            # Both as `look` gave them: compiled anew, G may round otherwise, and seem halved for ever.
+            halved = (size(seen[0]) < size(g) / 2) | (_norm(seen[1]) < _norm(gradient) / 2)
             largest = jnp.maximum(largest, seen[-1])
             finite = jnp.isfinite(seen[2]).all() & jnp.isfinite(seen[3]).all()
             code = jnp.select(
