@@ -1,23 +1,38 @@
-"""How the package compiles: its `jit`, the same for elementwise work, and one BLAS thread round small linear algebra.
+"""How the package compiles and runs: its `jit`, one BLAS thread round small linear algebra, shares on all cores.
 
 Row 0 of the layer table: imports nothing of the package. Next: `activations`, `products`.
 """
 
 import functools
+import importlib
 import os
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import equinox
 import jax
 import jax.core
 import jax.numpy as jnp
-from jax.extend.core import get_opaque_trace_state
+import numpy as np
+from jax.extend.core import ClosedJaxpr, Jaxpr, get_opaque_trace_state
 from jaxtyping import Array
-from threadpoolctl import threadpool_limits
+from threadpoolctl import ThreadpoolController
 
-__all__ = ["any_lane", "jit", "jit_wide", "on_one_blas_thread", "one_blas_thread", "top_level", "untiled"]
+__all__ = [
+    "any_lane",
+    "jit",
+    "jit_wide",
+    "num_cores",
+    "on_all_cores",
+    "on_one_blas_thread",
+    "on_one_blas_thread_always",
+    "one_blas_thread",
+    "top_level",
+    "untiled",
+    "waits",
+]
 
 Function = TypeVar("Function", bound=Callable)
 
@@ -122,9 +137,27 @@ def _(axis_size, in_batched, flag):
     return any_lane(jnp.any(flag)), False
 
 
+@functools.cache
+def _libraries():
+    # Looking for them takes longer than a small search. JAX calls SciPy's, which is loaded with this module of it.
+    importlib.import_module("scipy.linalg.cython_lapack")
+    return ThreadpoolController()
+
+
 def one_blas_thread():
     """A context in which BLAS and LAPACK use one thread: small matrices run several times faster so."""
-    return threadpool_limits(1, "blas")
+    return _libraries().limit(limits=1, user_api="blas")
+
+
+def on_one_blas_thread_always(function: Function) -> Function:
+    """A function that runs on the host, and all that it calls, on one BLAS thread."""
+
+    @functools.wraps(function)
+    def call(*args, **kwargs):
+        with one_blas_thread():
+            return function(*args, **kwargs)
+
+    return call  # pyright: ignore[reportReturnType]
 
 
 def on_one_blas_thread(function: Callable, *args):
@@ -136,3 +169,74 @@ def on_one_blas_thread(function: Callable, *args):
         return function(*args)
     with one_blas_thread():
         return jax.block_until_ready(function(*args))
+
+
+_MOST_CORES = 16  # as many callers as OpenBLAS has buffers for, however it was built
+# fmt: off
+_LAPACK = {
+    "cholesky", "cholesky_update", "eig", "eigh", "geqp3", "geqrf", "hessenberg", "householder_product", "lu", "ormqr",
+    "qr", "schur", "svd", "triangular_solve", "tridiagonal", "tridiagonal_solve",
+}
+_OTHERS = {"conv_general_dilated", "debug_callback", "debug_print", "fft", "ffi_call", "io_callback", "pure_callback"}
+# fmt: on
+
+
+def num_cores() -> int:
+    """Into how many shares `on_all_cores` may cut work; 1 inside a caller's transformation and on a GPU."""
+    if not top_level() or jax.default_backend() != "cpu":
+        return 1
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(cores, _MOST_CORES)
+
+
+_compiled: set[int] = set()
+
+
+def on_all_cores(function: Callable, before: tuple, points: tuple, after: tuple, num_shares: int) -> Any:
+    """function(*before, *points, *after), the arrays in `points` cut into equal shares, each in a thread of its own.
+
+    For loops of small steps, which XLA runs on one core. `function` is compiled, takes the points of a share one by one
+    or side by side, and does not wait for XLA's own threads (`waits`). Arrays come back as NumPy's.
+    """
+    if num_shares == 1:
+        return function(*before, *points, *after)
+    num_points = len(points[0])
+    size = -(-num_points // num_shares)
+    # Shares of one shape are compiled once; the last point is repeated where the last share is not full.
+    index = np.minimum(np.arange(num_shares * size), num_points - 1).reshape(num_shares, size)
+    shares = [tuple(np.asarray(each)[some] for each in points) for some in index]
+    wide = jnp.result_type(float) == jnp.float64
+    device = jax.config.jax_default_device  # pyright: ignore[reportAttributeAccessIssue]
+
+    def run(share):
+        with jax.enable_x64(wide), jax.default_device(device):  # a thread begins without what its maker has set
+            return jax.block_until_ready(function(*before, *share, *after))
+
+    # The first call compiles; threads that begin together would all do so.
+    leaves, structure = jax.tree.flatten((before, shares[0], after))
+    kinds = ((leaf.shape, leaf.dtype) if hasattr(leaf, "dtype") else leaf for leaf in leaves)
+    known = hash((function, structure, wide, *kinds))
+    first = [] if known in _compiled else [run(shares[0])]
+    _compiled.add(known)
+    with ThreadPoolExecutor(num_shares) as threads:
+        found = [*first, *threads.map(run, shares[len(first) :])]
+    return jax.tree.map(lambda *leaves: np.concatenate(leaves)[:num_points], *found)
+
+
+def waits(function: Callable, *args) -> bool:
+    """Whether a function calls what waits for XLA's own threads: two such programs can wait for each other for ever.
+
+    Those are LAPACK on batches of matrices, Fourier transforms, convolutions, and all that is not JAX's.
+    """
+    return _any_waits(jax.make_jaxpr(function)(*args).jaxpr)
+
+
+def _any_waits(jaxpr):
+    for equation in jaxpr.eqns:
+        name = equation.primitive.name
+        batched = any(getattr(variable.aval, "ndim", 0) > 2 for variable in equation.invars)
+        inner = jax.tree.leaves(equation.params, is_leaf=lambda value: isinstance(value, (ClosedJaxpr, Jaxpr)))
+        jaxprs = [getattr(value, "jaxpr", value) for value in inner if isinstance(value, (ClosedJaxpr, Jaxpr))]
+        if name in _OTHERS or (name in _LAPACK and batched) or any(map(_any_waits, jaxprs)):
+            return True
+    return False

@@ -257,6 +257,79 @@ def test_small_linear_algebra_runs_on_one_thread_and_then_as_before():
 # Without float64
 
 
+@pytest.mark.parametrize("num_shares", [1, 2, 3, 7])
+def test_shares_come_back_joined_in_the_order_of_the_points(num_shares):
+    @_compile.jit
+    def halved(offset, x, k, power):
+        return {"sum": x + offset, "which": k**power}
+
+    x, k = np.arange(14.0).reshape(7, 2), np.arange(7)
+    for _ in range(2):  # the first call compiles, and runs the first share alone
+        found = _compile.on_all_cores(halved, (0.5,), (x, k), (2,), num_shares)
+        np.testing.assert_array_equal(found["sum"], x + 0.5)
+        np.testing.assert_array_equal(found["which"], k**2)
+
+
+def test_threads_keep_what_their_caller_has_set():
+    tripled = _compile.jit(lambda x: (3 * x, jnp.zeros(len(x))))
+    for wide, dtype in ((False, np.float32), (True, np.float64)):
+        with jax.enable_x64(wide):
+            for _ in range(2):
+                three, zeros = _compile.on_all_cores(tripled, (), (np.arange(4.0),), (), 2)
+                assert three.dtype == zeros.dtype == dtype
+
+
+def test_shares_of_one_shape_are_compiled_once():
+    num_traces = 0
+
+    @_compile.jit
+    def counted(x):
+        nonlocal num_traces
+        num_traces += 1
+        return x
+
+    for _ in range(3):
+        _compile.on_all_cores(counted, (), (np.arange(5.0),), (), 2)
+    assert num_traces == 1
+
+
+def test_what_goes_wrong_in_a_share_is_raised():
+    def one(x):
+        raise ArithmeticError("broken")
+
+    with pytest.raises(ArithmeticError, match="broken"):
+        _compile.on_all_cores(one, (), (np.arange(4.0),), (), 2)
+
+
+MATRIX = jnp.eye(2)
+
+
+@pytest.mark.parametrize(
+    ("function", "waits"),
+    [
+        (lambda x: jnp.tanh(MATRIX @ x), False),
+        (lambda x: jnp.linalg.solve(MATRIX + x[0], x), False),
+        (lambda x: jax.lax.map(lambda y: jnp.linalg.solve(MATRIX * y, x), x), False),
+        (lambda x: jax.vmap(lambda y: jnp.linalg.solve(MATRIX * y, x))(x), True),
+        (lambda x: jax.vmap(lambda y: jnp.linalg.eigvals(MATRIX * y))(x), True),
+        (lambda x: jax.vmap(lambda y: jnp.linalg.qr(MATRIX * y)[0])(x), True),
+        (lambda x: jax.lax.fori_loop(0, 2, lambda _, x: jnp.fft.fft(x).real, x), True),
+        (lambda x: jax.lax.cond(x[0] > 0, lambda x: x, lambda x: jnp.fft.fft(x).real, x), True),
+        (lambda x: jax.pure_callback(np.sin, jax.ShapeDtypeStruct(x.shape, x.dtype), x), True),
+    ],
+)
+def test_what_waits_for_xla_s_own_threads_is_known(function, waits):
+    # Two programs that call LAPACK on batches of 64 matrices, run at once on two cores, never end (jaxlib 0.10.2).
+    assert _compile.waits(function, jnp.ones(2)) is waits
+
+
+def test_inside_a_transformation_there_is_one_core():
+    cores = []
+    jax.jit(lambda x: cores.append(_compile.num_cores()) or x)(1.0)
+    assert cores == [1]
+    assert 1 <= _compile.num_cores() <= 16
+
+
 def test_everything_runs_in_single_precision_where_jax_is_left_as_it_comes():
     program = """
 import json, warnings

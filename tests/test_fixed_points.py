@@ -620,6 +620,37 @@ def test_levenbergs_method_comes_through_where_newtons_is_trapped():
 # Starts.
 
 
+NINE = jnp.eye(9).at[0, 1].set(1.0).at[1, 0].set(1.0)
+
+
+@pytest.mark.parametrize(
+    ("scale", "hidden"),
+    [
+        (1.0, 1e-9),  # in single precision its first two rows are the same
+        (1e60, 1.0),  # this is infinite there
+        (1e-60, 1.0),  # and this is zero
+    ],
+)
+def test_steps_in_single_precision_do_not_decide_what_is_found(scale, hidden):
+    # G = A (x - r): one root, however far the starts are. From 9 units on, steps far from it are taken roughly.
+    a = scale * NINE.at[1, 1].add(hidden)
+    root = jnp.arange(1.0, 10.0)
+    starts = jnp.asarray(np.random.default_rng(0).uniform(-20, 20, (5, 9)))
+    found = find(lambda x, a: a @ (x - root), starts, a, time="continuous", tol=1e-3 * min(1.0, scale))
+    assert (found.status == "converged").all()
+    # x - r is off by an ulp of 9 in each unit, A⁻¹A (x - r) by as much times the condition, 5/hidden.
+    np.testing.assert_allclose(found.x[0], root, rtol=0, atol=9 * EPS * 5 / hidden * 9)
+
+
+@pytest.mark.parametrize("search", [find, slow_points, lambda step, starts: cycles(step, starts, 1)])
+def test_a_map_that_calls_lapack_is_searched_for_all_starts(search):
+    # x' = (I + M(x))⁻¹ c with M = diag(x): x (1 + x) = c, so x = (√(1 + 4c) - 1)/2 = 1 for c = 2, or -2.
+    step = lambda x, u: jnp.linalg.solve(jnp.eye(9) + jnp.diag(x), jnp.full(9, 2.0))  # noqa: E731
+    found = search(step, jnp.asarray(np.random.default_rng(0).uniform(0.5, 1.5, (7, 9))))
+    assert len(found) == 1
+    np.testing.assert_allclose(found.x[0], 1, atol=TOL)
+
+
 def test_starts_are_states_of_the_trajectory_moved_by_noise():
     trajectory = jnp.asarray(np.random.default_rng(0).standard_normal((50, 3)))
     starts = fixed_points.starts_from(trajectory, 4000, noise=0.0, seed=1)

@@ -3,6 +3,7 @@
 Row 8 of the layer table: above `simulate`.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Literal
 
@@ -11,7 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from rnn_dynamics import _check
-from rnn_dynamics._compile import jit_wide
+from rnn_dynamics._compile import jit_wide, num_cores, on_all_cores, waits
 
 __all__ = ["orbit_diagram"]
 
@@ -81,28 +82,72 @@ def orbit_diagram(
     return _carried(family, values[order], x0, num_kept, num_transient, inputs)[jnp.argsort(order)]
 
 
-@jit_wide
 def _fresh(family, values, x0, num_kept, num_transient, inputs):
+    """In two programs: what is thrown away, on all cores; then what is kept, into one array."""
+    early, late = _parts(inputs, num_transient)
+    num_shares = min(num_cores(), -(-len(values) // _CHUNK))
+    if num_shares > 1 and waits(lambda: _one_step(family, values[:1], x0, inputs)):
+        num_shares = 1
+    xs, closed = on_all_cores(_thrown_away, (family,), (values,), (x0, num_transient, early), num_shares)
+    return _kept(family, values, xs, closed, num_kept, late)
+
+
+def _one_step(family, values, x0, inputs):
     x0 = _promoted(family, values, x0, inputs)
-    step = jax.vmap(lambda p, x, u: family(p)(x, u), in_axes=(0, 0, None))
+    u = jax.tree.map(lambda leaf: leaf[0], inputs)
+    return jax.vmap(lambda p: family(p)(x0, u))(values)
+
+
+@jit_wide
+def _thrown_away(family, values, x0, num_transient, inputs):
+    """Of each value the state after the transient, and whether its orbit has closed."""
+    x0 = _promoted(family, values, x0, inputs)
+
+    def run(step, part):
+        x, closed = _transient(step, jnp.broadcast_to(x0, (len(part(values)), len(x0))), num_transient, inputs)
+        return x, jnp.broadcast_to(closed, len(x))
+
+    return _by_chunk(family, values, run, (jnp.zeros((len(values), len(x0)), x0.dtype), jnp.zeros(len(values), bool)))
+
+
+@jit_wide
+def _kept(family, values, xs, closed, num_kept, inputs):
+    def run(step, part):
+        return _orbit(step, part(xs), part(closed).all(), num_kept, inputs)[1].swapaxes(0, 1)
+
+    return _by_chunk(family, values, run, jnp.zeros((len(values), num_kept, xs.shape[1]), xs.dtype))
+
+
+def _by_chunk(family, values, run, filled):
+    """`run(step, part)` chunk by chunk, written in place into `filled`: stacking would copy it all once more.
+
+    `step(xs, u)` takes the states of a chunk, and `part` cuts them out of an array.
+    """
     num_chunks = -(-len(values) // _CHUNK)
     size = -(-len(values) // num_chunks)
 
-    def fill(i, kept):
+    def fill(i, filled):
         start = jnp.minimum(i * size, len(values) - size)  # the last chunk overlaps the one before
-        ps = jax.lax.dynamic_slice_in_dim(values, start, size)
-        xs = jnp.broadcast_to(x0, (size, len(x0)))
-        _, orbits = _settle(lambda xs, u: step(ps, xs, u), xs, num_kept, num_transient, inputs)
-        return jax.lax.dynamic_update_slice_in_dim(kept, orbits.swapaxes(0, 1), start, 0)
 
-    # Written in place: stacking what the chunks return would copy it all once more.
-    return jax.lax.fori_loop(0, num_chunks, fill, jnp.zeros((len(values), num_kept, len(x0)), x0.dtype))
+        def part(leaf):
+            return jax.lax.dynamic_slice_in_dim(leaf, start, size)
+
+        maps = jax.vmap(lambda p, x, u: family(p)(x, u), in_axes=(0, 0, None))
+        new = run(functools.partial(maps, part(values)), part)
+        return jax.tree.map(lambda to, new: jax.lax.dynamic_update_slice_in_dim(to, new, start, 0), filled, new)
+
+    return jax.lax.fori_loop(0, num_chunks, fill, filled)
 
 
 @jit_wide
 def _carried(family, values, x0, num_kept, num_transient, inputs):
-    x0 = _promoted(family, values, x0, inputs)
-    return jax.lax.scan(lambda x, p: _settle(family(p), x, num_kept, num_transient, inputs), x0, values)[1]
+    early, late = _parts(inputs, num_transient)
+
+    def settle(x, p):
+        x, closed = _transient(family(p), x, num_transient, early)
+        return _orbit(family(p), x, closed, num_kept, late)
+
+    return jax.lax.scan(settle, _promoted(family, values, x0, inputs), values)[1]
 
 
 def _promoted(family, values, x0, inputs):
@@ -110,37 +155,21 @@ def _promoted(family, values, x0, inputs):
     return _check.first_state(_check.member(family, values[0], name=name), x0, inputs, name=name)
 
 
-def _settle(step, x, num_kept, num_transient, inputs):
-    """The last state, and those after the transient, time first."""
-
-    def keep(x, u):
-        x = step(x, u)
-        return x, x
-
-    if inputs is not None:
-        early = jax.tree.map(lambda leaf: leaf[:num_transient], inputs)
-        late = jax.tree.map(lambda leaf: leaf[num_transient:], inputs)
-        x = jax.lax.scan(lambda x, u: (step(x, u), None), x, early)[0]
-        return jax.lax.scan(keep, x, late, length=num_kept)
-
-    def orbit(x, length):
-        return jax.lax.scan(keep, x, length=length)[1]
-
-    x, closed = _transient(lambda x: step(x, None), x, num_transient)
-    repeats = closed & (num_kept > _LAP)
-    again = jnp.arange(num_kept) % _LAP
-    kept = jax.lax.cond(repeats, lambda x: orbit(x, _LAP)[again], lambda x: orbit(x, num_kept), x)
-    return (kept[-1] if num_kept else x), kept
+def _parts(inputs, num_transient):
+    early, late = (slice(num_transient), slice(num_transient, None))
+    return tuple(jax.tree.map(lambda leaf, part=part: leaf[part], inputs) for part in (early, late))
 
 
-def _transient(step, x, num_steps):
+def _transient(step, x, num_steps, inputs):
     """x after `num_steps`, leaving out whole laps once one has brought every state back to itself exactly; has one?
 
     The states then have a period that divides the lap, so any number of laps more would change no bit.
     """
+    if inputs is not None:
+        return jax.lax.scan(lambda x, u: (step(x, u), None), x, inputs, length=num_steps)[0], jnp.array(False)
 
     def run(x, count):
-        return jax.lax.fori_loop(0, count, lambda _, x: step(x), x)
+        return jax.lax.fori_loop(0, count, lambda _, x: step(x, None), x)
 
     def lap(carry):
         count, x, _ = carry
@@ -150,3 +179,22 @@ def _transient(step, x, num_steps):
     laps, rest = divmod(num_steps, _LAP)
     _, x, closed = jax.lax.while_loop(lambda carry: (carry[0] < laps) & ~carry[2], lap, (0, x, jnp.array(False)))
     return run(x, rest), closed
+
+
+def _orbit(step, x, closed, num_steps, inputs):
+    """The last state, and all after x, time first."""
+
+    def keep(x, u):
+        x = step(x, u)
+        return x, x
+
+    def orbit(x, length):
+        return jax.lax.scan(keep, x, inputs, length=length)[1]
+
+    if inputs is None:
+        repeats = closed & (num_steps > _LAP)
+        again = jnp.arange(num_steps) % _LAP
+        kept = jax.lax.cond(repeats, lambda x: orbit(x, _LAP)[again], lambda x: orbit(x, num_steps), x)
+    else:
+        kept = orbit(x, num_steps)
+    return (kept[-1] if num_steps else x), kept

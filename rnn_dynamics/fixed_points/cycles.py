@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from rnn_dynamics import _check, jacobians, products, stability
-from rnn_dynamics._compile import jit
+from rnn_dynamics._compile import jit, on_one_blas_thread_always
 from rnn_dynamics.fixed_points.newton import iterate, lanes, over_lanes
 from rnn_dynamics.fixed_points.results import (
     CONVERGED,
@@ -40,6 +40,7 @@ class Cycles(FixedPoints):
     """All states of each cycle, in the order in which the map runs through them."""
 
 
+@on_one_blas_thread_always
 def cycles(
     step: Callable,
     starts: Float[Array, "s n"],
@@ -104,8 +105,7 @@ def cycles(
             _check.positive(name, value)
     guesses = np.asarray(_orbits(step, starts, u, period))
     guesses = np.concatenate([guesses, _shuffled(guesses, restarts, seed)])
-    num_unknowns = period * starts.shape[1]
-    found = lanes(_shoot, num_unknowns, step, jax.device_put(guesses), u, tol, max_steps)
+    found = lanes(_shoot, step, (guesses,), u, tol, max_steps)
     x, residual, code = (np.array(each) for each in found)
     return _collect(step, x, residual, code, u, tol, unique_tol, np.asarray(starts))
 
@@ -131,9 +131,9 @@ def _collect(step, x, residual, code, u, tol, unique_tol, starts):
     padded = np.append(points, np.zeros((1, period, n), x.dtype), axis=0)
     padded = np.resize(padded, (1 << len(kept).bit_length(), period, n))  # to a power of two: few shapes to compile
     left = np.resize(np.append(residual[kept], 0).astype(x.dtype), len(padded))
-    looked = lanes(_linearise, period * n, step, padded, left, u)
+    looked = lanes(_linearise, step, (padded, left), u)
     jacobian, values, away = (np.asarray(each)[: len(kept)] for each in looked)
-    astray = lanes(_linearise, period * n, step, np.resize(points + away, padded.shape), left, u)[0]
+    astray = lanes(_linearise, step, (np.resize(points + away, padded.shape), left), u)[0]
     kind = kinds(values, jacobian, np.asarray(astray)[: len(kept)], "discrete", period)
     return Cycles(
         x=jax.device_put(points[:, 0]),

@@ -13,7 +13,7 @@ import scipy
 from jaxtyping import Array, Float, PyTree
 
 from rnn_dynamics import _check
-from rnn_dynamics._compile import jit
+from rnn_dynamics._compile import jit, on_one_blas_thread_always
 from rnn_dynamics.fixed_points import results
 from rnn_dynamics.fixed_points.newton import lanes, levenberg, newton
 from rnn_dynamics.fixed_points.results import (
@@ -39,6 +39,7 @@ _ESTIMATING = ("broyden1", "broyden2", "anderson", "linearmixing", "diagbroyden"
 _METHODS = (*_DIFFERENTIATED, *_ESTIMATING)
 
 
+@on_one_blas_thread_always
 def find(
     step: Callable,
     starts: Float[Array, "s n"],
@@ -194,11 +195,10 @@ def _look(step, x, u, time):
 
 def _by_newton(step, starts, u, time, tol, max_steps):
     """Newton's method from every start, then Levenberg's from the best iterate of each that it failed."""
-    num_units = starts.shape[1]
-    x, residual, code = (np.array(each) for each in lanes(newton, num_units, step, starts, u, time, tol, max_steps))
+    x, residual, code = (np.array(each) for each in lanes(newton, step, (starts,), u, time, tol, max_steps))
     failed = (verdict(x, residual, code, tol) != CONVERGED) & np.isfinite(residual) & (code != DIVERGED)
     if failed.any():
-        again = lanes(levenberg, num_units, step, x, failed, u, time, tol, max_steps)
+        again = lanes(levenberg, step, (x, failed), u, time, tol, max_steps)
         other, other_residual, other_code = (np.array(each) for each in again)
         better = failed & (other_residual < residual)
         x[better], residual[better] = other[better], other_residual[better]

@@ -13,7 +13,7 @@ import scipy
 from jaxtyping import Array, Bool, Complex, Float, PyTree
 
 from rnn_dynamics import _check
-from rnn_dynamics._compile import jit
+from rnn_dynamics._compile import jit, on_one_blas_thread_always
 from rnn_dynamics.fixed_points.newton import lanes, over_lanes, solve_one
 from rnn_dynamics.fixed_points.results import (
     CONVERGED,
@@ -68,6 +68,7 @@ class SlowPoints(FixedPoints):
     where it grows, infinite where it does neither, 0 where it is gone in one step."""
 
 
+@on_one_blas_thread_always
 def slow_points(
     step: Callable,
     starts: Float[Array, "s n"],
@@ -119,18 +120,18 @@ def slow_points(
     for name, value in (("tol", tol), ("unique_tol", unique_tol)):
         if value is not None:
             _check.positive(name, value)
-    found = lanes(_descend, starts.shape[1], step, starts, u, time, tol, max_steps)
+    found = lanes(_descend, step, (starts,), u, time, tol, max_steps)
     x, speed, residual, gradient, code = (np.array(each) for each in found)
     code = np.where(np.abs(x).max(1) > 1 / np.finfo(x.dtype).eps, DIVERGED, code)
     unique_tol = default_tol(tol, x.dtype) ** 0.5 if unique_tol is None else unique_tol
     kept, reached = merge(x[:, None], speed, code == CONVERGED, unique_tol)
     points, ghost = x[kept], residual[kept] > np.asarray(allowed(tol, x[kept], np.abs(x[kept]).max(1, initial=0)))
     padded = np.resize(np.append(kept, 0), 1 << len(kept).bit_length())  # to a power of two: few shapes to compile
-    own = lanes(_linearise, x.shape[1], step, x[padded], u, time)
+    own = lanes(_linearise, step, (x[padded],), u, time)
     jacobian, input_jacobian = jax.tree.map(lambda each: np.asarray(each)[: len(kept)], own)
     values, left, right = _spectra(jacobian, time)
     away = leeway(jacobian, np.where(ghost, 0, residual[kept]), time)
-    astray = lanes(_linearise, x.shape[1], step, np.resize(points + away, x[padded].shape), u, time)[0]
+    astray = lanes(_linearise, step, (np.resize(points + away, x[padded].shape),), u, time)[0]
     kind = kinds(values, jacobian, np.asarray(astray)[: len(kept)], time)
     return SlowPoints(
         x=jax.device_put(points),
