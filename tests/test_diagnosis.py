@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from rnn_dynamics import diagnosis
-from rnn_dynamics.activations import relu, tanh
+from rnn_dynamics.activations import relu, sigmoid, tanh
 from rnn_dynamics.models import DoyaNeuron, ElmanRNN, PascanuRNN
 
 
@@ -57,6 +57,25 @@ def test_saturation_is_named_as_the_reason():
     assert "67 % of the units are saturated" in found.sentence
 
 
+@pytest.mark.parametrize(("start", "part"), [(0.0, 750 / 1500), (9.0, 751 / 1500)])
+def test_saturation_is_a_reason_beyond_half_of_the_units(start, part):
+    # Unit 1 is saturated always, and unit 3 every other step, between 4 and 0.5: tanh' is 1e-3 and 0.8 there. Unit 2 is
+    # at rest in 0, or at the first of its steps at 9: 0 + 2 tanh 9 = 2, and tanh' is 0.07 there and more from then on.
+    w = (4 - 0.5) / (math.tanh(0.5) - math.tanh(4))
+    found = report(np.diag([2.0, 2.0, w]), [8.0, 0.0, 4 - w * math.tanh(0.5)], [9.0, start, 4.0])
+    np.testing.assert_allclose(found.saturated, [1.0, start and 1 / 500, 0.5], rtol=0, atol=1e-15)
+    assert found.verdict == "vanishing"
+    assert ("; 50 % of the units are saturated" in found.sentence) == (part > 0.5)
+
+
+@pytest.mark.parametrize("b", [[0.0, 0.0, 0.0], [0.0, 8.0, 8.0]])
+def test_what_would_have_made_a_gradient_vanish_is_no_reason_where_it_has_not(b):
+    # Certified to shrink, or two of three units saturated, the gradient is still at 0.999^500 = 0.6 of its length.
+    found = report(0.999 * np.eye(3), b, b)
+    assert found.verdict == "healthy"
+    assert "10^-0.2 over 500 steps; the orbit is stable" in found.sentence
+
+
 def power(x, factors):
     """Maps of one unit, chosen by their input: 0, x, or x²."""
     return factors[0] * x + factors[1] * x**2
@@ -64,6 +83,21 @@ def power(x, factors):
 
 def powers(linear, quadratic):
     return np.tile([linear, quadratic], (30, 1))
+
+
+@pytest.mark.parametrize(
+    ("factor", "verdict", "decades", "exponent"),
+    [
+        (1 / 1001, "vanishing", "-3.0", "the orbit is stable, its largest exponent -0.23"),
+        (1 / 999, "healthy", "-3.0", "the orbit is stable, its largest exponent -0.23"),
+        (999, "healthy", "+3.0", "nearby orbits part, at 0.23"),
+        (1001, "exploding", "+3.0", "nearby orbits part, at 0.23"),
+    ],
+)
+def test_a_change_beyond_a_thousand_is_not_healthy(factor, verdict, decades, exponent):  # ln 1000 / 30 = 0.230
+    found = diagnosis.report(power, jnp.ones(1), np.array([[factor, 0.0], *[[1.0, 0.0]] * 29]), first)
+    assert found.verdict == verdict
+    assert found.sentence == f"{verdict}: the gradient changes by 10^{decades} over 30 steps; {exponent} nats per step"
 
 
 def test_a_gradient_that_is_exactly_zero_has_vanished():
@@ -92,12 +126,26 @@ def test_a_jacobian_that_is_not_finite_is_said_to_diverge():
     assert "Jacobian" in found.sentence
 
 
+def leaky(b, h0):
+    """A report on h' = 0.9 h + 0.1 σ(2h + b), from h0."""
+    network = ElmanRNN(jnp.array([[2.0]]), None, jnp.array([b]), sigmoid, leak=0.1)
+    return diagnosis.report(network, jnp.array([h0]), None, first, num_steps=500)
+
+
 def test_what_the_weights_prove_of_a_leaky_network_holds_for_it():
-    # At 0 the Jacobian is (1 - α) + α w, its norm and its multiplier.
-    network = ElmanRNN(jnp.array([[0.5]]), None, jnp.zeros(1), leak=0.1)
-    found = diagnosis.report(network, jnp.zeros(1), None, first, num_steps=500)
+    # At rest in 2h + b = 0, the Jacobian is (1 - α) + α w σ', and w γ = 0.5.
+    found = leaky(-1.0, 0.5)
     assert found.rate == pytest.approx(math.log(0.95), abs=1e-12)
     assert "by 0.95 a step" in found.sentence
+
+
+@pytest.mark.parametrize(("part", "saturated"), [(0.0499, 1.0), (0.0501, 0.0)])
+def test_a_unit_is_saturated_below_a_twentieth_of_the_largest_slope(part, saturated):
+    # At rest in h = σ(z), where σ' = h (1 - h) is that part of its largest, 1/4.
+    h = (1 + math.sqrt(1 - part)) / 2
+    found = leaky(math.log(h / (1 - h)) - 2 * h, h)
+    assert found.saturated.tolist() == [saturated]
+    assert found.rate == pytest.approx(math.log(0.9 + 0.1 * 2 * part / 4), abs=1e-12)
 
 
 def test_a_network_of_another_kind_is_not_judged_by_its_weights():
@@ -120,6 +168,24 @@ def test_a_relu_network_has_no_bound_missing_and_a_step_function_none():
     found = diagnosis.report(network, jnp.ones(3), None, first, num_steps=500)
     assert float(found.bounds.rate) == pytest.approx(0.5, rel=1e-12)
     assert found.rate == pytest.approx(math.log(0.5), abs=1e-12)
+
+
+def test_its_table_shows_each_number_beside_its_name():
+    # The first two units, of determinant 0.24: ρ² is that, and with ‖W‖_F² = 16.2016, ‖W‖₂² is 16.1980, the larger root
+    # of s² - 16.2016 s + 0.24². Scaled to ±0.4 off the diagonal, (0.4 - 0.2 + √(0.6² + 0.8²))/2 = 0.6; ρ(|W|) is 0.71.
+    # They are held at 8, where tanh' < 1e-6, and the loss depends on them alone: Ω is (1 - 1e-6)².
+    w = np.array([[0.4, 4.0, 0.0], [-0.04, 0.2, 0.0], [0.0, 0.0, 0.1]])
+    x = np.array([8.0, 8.0, 0.0])
+    found = report(w, x - w @ np.tanh(x), x)
+    assert {line[:34].strip(): line[34:].strip() for line in str(found).splitlines()[1:]} == {
+        "gradient, nats per step back": f"{found.rate:.4f}",
+        "largest exponent, nats per step": f"{found.exponent:.4f}",
+        "Ω per step": "1.0000",
+        "units saturated, on average": "67 %",
+        "γ‖W‖₂, γ min ‖DWD⁻¹‖₂": "4.025, 0.6",
+        "γρ(W), no bound": "0.4899",
+    }
+    assert found.rate < -10 < found.exponent < 0  # that of the third unit is about ln 0.1
 
 
 def test_it_prints_as_a_short_table_that_starts_with_the_verdict():
