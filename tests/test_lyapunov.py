@@ -280,6 +280,15 @@ def test_the_condition_counts_what_forming_the_product_has_lost(a):
         assert np.abs(np.asarray(found.exponents) - exact).max() <= 10 * EPS * float(found.condition) <= 1e-2
 
 
+def test_the_condition_is_the_loss_in_an_elimination_times_that_in_a_qr():
+    # Nothing moves, so the first Q says all, orthogonal with p = max |q_i1|. Elimination has l = √(1 - p²)/p below a
+    # pivot of p, then u_22 = 1/p, and |l u_12| + |u_22| over that is 2 - p²; the same again after each block. QR of the
+    # columns (1, l) and (0, 1) that it leaves: the second, of length 1, keeps r_22 = p.
+    p = np.abs(np.linalg.qr(np.random.default_rng(0).standard_normal((2, 2)))[0][:, 0]).max()
+    found = lyapunov.spectrum(diagonal, jnp.zeros(2), jnp.ones((50, 2)), interval="auto")
+    assert float(found.condition) == pytest.approx((2 - p**2) / p, rel=1e-13)
+
+
 def test_a_map_without_a_jacobian_of_its_own_gives_the_same():
     network, inputs = gaussian(24), drive(400)
     own = lyapunov.spectrum(network, state(24), inputs, num_exponents=3)
@@ -310,6 +319,21 @@ def test_history_and_standard_error_are_those_of_the_block_means():
     np.testing.assert_allclose(found.history, np.cumsum(blocks, axis=0) / np.arange(1, 31)[:, None], rtol=0, atol=1e-12)
     half = (blocks[15:].mean(axis=0) - blocks[:15].mean(axis=0)) / (2 * blocks.std(axis=0, ddof=1) / np.sqrt(30))
     np.testing.assert_allclose(found.drift, half, rtol=1e-9)
+
+
+def test_the_error_of_an_exponent_stands_where_the_exponent_does():
+    # The first Q lies along no axis. The transient's one step leaves its first column on axis 1 to 1e-20; then, too
+    # little to turn it back, axis 2 grows the faster: by 0, 0.1, ..., 0.6 nats a step in seven blocks, axis 1 by none.
+    nats = np.repeat(0.1 * np.arange(7), 7)
+    inputs = np.stack([np.ones(50), np.append(1e-20, np.exp(nats))], axis=1)
+    found = lyapunov.spectrum(diagonal, jnp.zeros(2), inputs, num_transient=1)
+    np.testing.assert_allclose(found.exponents, [0.3, 0], rtol=0, atol=1e-14)
+    np.testing.assert_allclose(found.history[:, 0], 0.05 * np.arange(7), rtol=0, atol=1e-14)
+    # Of the means 0.1 (0 ... 6) the variance is 0.01 · 28/6, and that of their mean a seventh of it.
+    np.testing.assert_allclose(found.standard_error, [0.1 * math.sqrt(2 / 3), 0], rtol=0, atol=1e-14)
+    # From the first three to the last three, 0.4 nats a step.
+    assert float(found.drift[0]) == pytest.approx(0.4 / (2 * 0.1 * math.sqrt(2 / 3)), abs=1e-12)
+    assert abs(float(found.drift[1])) < 1
 
 
 def test_the_standard_error_covers_the_true_value_as_often_as_it_should():
@@ -471,12 +495,31 @@ def test_what_a_field_shrinks_out_of_sight_keeps_its_exponent(dtype):
     assert found.exponents.dtype == dtype
 
 
+def square(x0):
+    """x' = x² from x0: x = x0/(1 - x0 t), and dx/dx0 = 1/(1 - x0 t)²; eight blocks of eight intervals of 0.3."""
+    return lyapunov.flow_spectrum(squared, jnp.array([x0]), duration=19.2, interval=0.3)
+
+
+def squared(x, u):
+    return x**2
+
+
 def test_a_field_that_blows_up_keeps_the_exponents_of_the_time_before():
-    # x' = x², x = 1/(1 - t), dx/dx_0 = x²: over the three intervals before t = 1, 2 ln x(0.9)/0.9
-    found = lyapunov.flow_spectrum(lambda x, u: x**2, jnp.ones(1), duration=20.0, interval=0.3)
+    found = square(1.0)  # until t = 1: three intervals
     assert found.status == "diverged"
     assert int(found.num_averaged) == 3
     assert float(found.exponents[0]) == pytest.approx(2 * math.log(10) / 0.9, abs=1e-6)
+
+
+def test_history_and_error_of_a_field_are_per_unit_of_time_as_its_exponents_are():
+    found, t = square(-1.0), 2.4 * np.arange(1, 9)
+    history, means = -2 * np.log1p(t) / t, -2 * np.diff(np.log1p(t), prepend=0) / 2.4
+    np.testing.assert_allclose(found.history[:, 0], history, rtol=0, atol=1e-7)  # 1e-9 a step, and few of them
+    assert float(found.exponents[0]) == pytest.approx(history[-1], abs=1e-7)
+    assert float(found.standard_error[0]) == pytest.approx(means.std(ddof=1) / math.sqrt(8), abs=1e-7)
+    assert float(found.drift[0]) == pytest.approx(
+        (means[4:].mean() - means[:4].mean()) / (2 * means.std(ddof=1) / math.sqrt(8)), abs=1e-6
+    )
 
 
 def test_a_limit_cycle_has_one_exponent_zero():
