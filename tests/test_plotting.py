@@ -303,6 +303,7 @@ def test_panels_have_letters_before_their_titles_and_a_key_stands_below():
     key = axes[0].get_legend()
     assert [text.get_text() for text in key.get_texts()] == ["one", "other"]
     assert key.get_window_extent().y1 < axes[0].get_window_extent().y0
+    assert len({text.get_window_extent().y0 for text in key.get_texts()}) == 1  # side by side
     plt.close(figure)
 
 
