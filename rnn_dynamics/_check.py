@@ -5,8 +5,9 @@ what is allowed and what came. Shapes and dtypes are checked always; values only
 a caller's `jit`, `vmap` or `grad` is not).
 """
 
+import contextlib
 import operator
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from numbers import Integral
 from typing import Any
 
@@ -20,6 +21,7 @@ from jaxtyping import Array, Float, PyTree
 __all__ = [
     "at_least_single",
     "count",
+    "derivatives",
     "finite",
     "first_state",
     "floats",
@@ -279,6 +281,22 @@ def member(family: Callable, *parameters: Any, name: str) -> Callable:
         return map_(x, u)
 
     return step
+
+
+@contextlib.contextmanager
+def derivatives() -> Iterator[None]:
+    """Says of a step which derivatives, taken in this block, it has not, and how one made of a flow would have them."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        for said, mode, function in (
+            ("apply forward-mode autodiff (jvp) to a custom_vjp", "forward", "jax.jvp"),
+            ("Reverse-mode differentiation does not work", "reverse", "jax.vjp"),
+        ):
+            if said in str(error):
+                has = f"as flows.integrate has with mode={mode!r}"
+                raise ValueError(f"step must have derivatives in {mode} mode ({function}), {has}") from error
+        raise
 
 
 def first_state(step: Callable, x0: Float[Array, " n"], inputs: PyTree, *, name: str = "step") -> Float[Array, " n"]:

@@ -55,7 +55,8 @@ def integrate(
 
     Raises:
         ValueError: x0 is not a finite float array (n,), times are not increasing, inputs have another length, a
-            tolerance is not a positive finite number, an unknown mode, or the field changes the shape of the state.
+            tolerance is not a positive finite number, an unknown mode or one without the derivatives that are taken, or
+            the field changes the shape of the state.
 
     Example:
         >>> integrate(lambda x, u: -x, jnp.array([1.0]), jnp.array([0.0, 1.0])).round(9)
@@ -71,7 +72,13 @@ def integrate(
     rtol, atol = _check.positive("rtol", rtol), _check.positive("atol", atol)
     _check.option("mode", mode, ("reverse", "forward"))
     _check.inputs(inputs, len(times) - 1)
-    return _integrate(field, x0, times, inputs, rtol, atol, mode)
+    try:
+        return _integrate(field, x0, times, inputs, rtol, atol, mode)
+    except TypeError as error:
+        if mode == "reverse" and "forward-mode autodiff (jvp)" in str(error):
+            needs = "where the solution is differentiated by jax.jvp or jax.jacfwd, as whatever linearises a map does"
+            raise ValueError(f"mode must be 'forward' {needs}; got 'reverse'") from error
+        raise
 
 
 class Euler(equinox.Module):

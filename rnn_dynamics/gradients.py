@@ -238,7 +238,8 @@ def _backpropagate(step, xs, inputs, cotangent):
     def back(carry, now):
         direction, log_norm, left = carry
         x, u = now
-        direction, change = _unit(jax.vjp(lambda x: step(x, u), x)[1](direction)[0])
+        with _check.derivatives():
+            direction, change = _unit(jax.vjp(lambda x: step(x, u), x)[1](direction)[0])
         log_norm, left = total(log_norm, left, change)
         return (direction, log_norm, left), (direction, log_norm)
 
@@ -255,8 +256,9 @@ def _contributions(step, x0, inputs, loss, num_steps):
 
     def back(carry, now):
         (direction, exponent), (x, u) = carry, now
-        _, pull = jax.vjp(lambda parameters, x: equinox.combine(parameters, rest)(x, u), parameters, x)
-        term, cotangent = pull(direction)
+        with _check.derivatives():
+            _, pull = jax.vjp(lambda parameters, x: equinox.combine(parameters, rest)(x, u), parameters, x)
+            term, cotangent = pull(direction)
         term = jax.tree.map(lambda leaf: times_power(leaf, exponent), term)
         return near_one(cotangent, exponent), term
 
@@ -277,7 +279,8 @@ def _omega(step, xs, inputs, cotangents, squared, immediate, bound):
     def term(x, u, cotangent):
         direction, log_norm = _unit(cotangent)
         counts = (2 * log_norm >= jnp.log(bound)) & jnp.isfinite(log_norm)
-        pulled = jax.vjp(lambda x: step(x, u), x)[1](jnp.where(counts, direction, 1.0).astype(x.dtype))[0]
+        with _check.derivatives():
+            pulled = jax.vjp(lambda x: step(x, u), x)[1](jnp.where(counts, direction, 1.0).astype(x.dtype))[0]
         ratio = jnp.sum(pulled**2) if squared else _length(pulled)
         return jnp.where(counts, (ratio - 1) ** 2, 0.0)
 

@@ -151,8 +151,9 @@ def _push(step, x, u, tangents):
     own = getattr(step, "jacobian", None)
     if own:
         return step(x, u), own(x, u) @ tangents
-    image, differential = jax.linearize(lambda x: step(x, u), x)
-    return image, jax.vmap(differential, in_axes=1, out_axes=1)(tangents)
+    with _check.derivatives():
+        image, differential = jax.linearize(lambda x: step(x, u), x)
+        return image, jax.vmap(differential, in_axes=1, out_axes=1)(tangents)
 
 
 @jit

@@ -4,8 +4,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rnn_dynamics import flows
+from rnn_dynamics import flows, jacobians
 from rnn_dynamics.flows import Euler, euler, integrate, push, turn
+from rnn_dynamics.gradients import backpropagate
 from rnn_dynamics.jacobians import jacobian
 from rnn_dynamics.models import DoyaNeuron
 from rnn_dynamics.simulate import final_state, trajectory
@@ -373,6 +374,23 @@ def test_eulers_map_approaches_the_flow():
 def test_integrate_refuses_misuse_by_name(arguments, options, message):
     with pytest.raises(ValueError, match=message):
         integrate(*arguments, **options)
+
+
+@pytest.mark.parametrize(
+    ("mode", "use", "message"),
+    [
+        ("reverse", lambda step: jax.jacfwd(step)(ONES, None), "mode must be 'forward' .*; got 'reverse'"),
+        ("reverse", lambda step: jacobians.push(step, ONES, None, jnp.eye(2)), "step .*forward mode .*mode='forward'"),
+        ("forward", lambda step: backpropagate(step, jnp.ones((2, 2)), None, ONES), "step .* mode='reverse'"),
+    ],
+    ids=["linearised", "pushed", "pulled"],
+)
+def test_a_map_made_of_a_flow_without_the_derivatives_asked_for_is_told_of_the_mode(mode, use, message):
+    def step(x, _):
+        return integrate(DECAY, x, jnp.array([0.0, 1.0]), mode=mode)[-1]
+
+    with pytest.raises(ValueError, match=message):
+        use(step)
 
 
 @pytest.mark.parametrize(
