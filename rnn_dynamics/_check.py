@@ -277,7 +277,8 @@ def member(family: Callable, *parameters: Any, name: str) -> Callable:
                 f"family must be a function, and {name} a map (x, u) -> x; it raised: {message}"
             ) from error
         if not callable(map_):
-            raise ValueError(f"family must return a map (x, u) -> x; {name} returned {type(map_).__name__}")
+            came = "an array" if isinstance(map_, jax.Array) else type(map_).__name__
+            raise ValueError(f"family must return a map (x, u) -> x; {name} returned {came}")
         return map_(x, u)
 
     return step

@@ -38,8 +38,9 @@ WITH_A_FAMILY = {
         (3.0, r"family must be a function, and family\(.*\) a map \(x, u\) -> x; got float"),
         (NEURON, r"family must be a function, and family\(.*\) a map \(x, u\) -> x; it raised: "),
         (lambda *_: 3.0, r"family must return a map \(x, u\) -> x; family\(.*\) returned float"),
+        (lambda *_: jnp.ones(1), r"family must return a map \(x, u\) -> x; family\(.*\) returned an array"),
     ],
-    ids=["a number", "a model", "no map"],
+    ids=["a number", "a model", "no map", "a state"],
 )
 def test_what_is_no_family_is_called_so(name, family, message):
     with pytest.raises(ValueError, match=message) as raised:
