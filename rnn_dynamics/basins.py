@@ -95,8 +95,8 @@ def basins(
         points = orbit[first, : period[first]]
         distance = np.abs(orbit[left, 0, None] - points).max(axis=2).min(axis=1)
         same = distance <= width * (1 + np.abs(points).max())
-        growth = _growth(step, jax.device_put(orbit[first]), jax.device_put(period[first]), u)
-        if growth > 1 + default_tol(None, orbit.dtype) ** 0.5:
+        growth = jacobians.growth_on_cycle(step, jax.device_put(orbit[first]), jax.device_put(period[first]), u)
+        if float(growth) * period[first] > math.log1p(default_tol(None, orbit.dtype) ** 0.5):
             status[left[same]] = "on a repeller"
         else:
             label[left[same]] = len(attractors)
@@ -107,14 +107,6 @@ def basins(
 
 def _settle(step, u, num_steps, max_period, tol, start):
     return simulate.settle(step, start, u, num_steps=num_steps, max_period=max_period, tol=tol)
-
-
-@jit
-def _growth(step, orbit, period, u):
-    """The largest |multiplier| of the cycle that the first states of an orbit are."""
-    eye = jnp.eye(orbit.shape[1], dtype=orbit.dtype)
-    product = jax.lax.fori_loop(0, period, lambda i, product: jacobians.jacobian(step, orbit[i], u) @ product, eye)
-    return jnp.abs(jnp.linalg.eigvals(product)).max()
 
 
 class Boundary(equinox.Module):

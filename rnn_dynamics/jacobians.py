@@ -1,4 +1,4 @@
-"""The derivative of a map: one step, every step of a trajectory, and the exact product of them all.
+"""The derivative of a map: one step, every step of a trajectory, the exact product of them all, growth on a cycle.
 
 Row 4 of the layer table: above `simulate` and `products`. Next: `bounds`, `stability`, `sensitivity`: what a
 linearisation says.
@@ -8,13 +8,16 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float, Int, PyTree
 
 from rnn_dynamics import _check, products
 from rnn_dynamics._compile import jit, jit_wide
 from rnn_dynamics.products import Product, multiplication
 
-__all__ = ["along", "jacobian", "push", "transition"]
+__all__ = ["along", "growth_on_cycle", "jacobian", "push", "transition"]
+
+_SQUARINGS = 60
+"""What a multiplier that is defective, or far from normal, adds to a power's logarithm has gone by then."""
 
 
 def jacobian(step: Callable, x: Float[Array, " n"], u: PyTree = None) -> Float[Array, "n n"]:
@@ -142,6 +145,61 @@ def push(
     """
     x = _check.state("x", x)
     return _push(step, x, u, _check.floats("tangents", tangents, len(x), "k"))
+
+
+def growth_on_cycle(
+    step: Callable, orbit: Float[Array, "p n"], period: Int[Array, ""] | int, u: PyTree = None
+) -> Float[Array, ""]:
+    r"""How fast perturbations of a cycle grow in the long run: ln |λ|/q of its largest multiplier λ, at any length.
+
+    $$ \frac1q \ln \rho(J_{q-1} \cdots J_0), \qquad \ln \rho(A) = \lim_{m\to\infty} \ln \|A^m\| / m $$
+
+    Args:
+        step: The map, `(x, u) -> x`.
+        orbit: States in the order visited, at least a period of them; no others are looked at.
+        period: q, how many of the first belong to the cycle. As an array, all periods are one program.
+        u: The input, held constant.
+
+    Returns:
+        Nats per step, the largest Lyapunov exponent of the cycle: -inf if nothing is left after some rounds.
+
+    Raises:
+        ValueError: orbit is not a float array (p, n), a period outside 1 ... p, or step changes the shape of the state.
+
+    Example:
+        >>> print(growth_on_cycle(lambda x, u: -0.5 * x[::-1], jnp.zeros((4, 2)), 1).round(6))  # λ = ±1/2
+        -0.693147
+
+    References:
+        Gelfand (1941), for the limit; here by squaring.
+    """
+    orbit = _check.floats("orbit", orbit, "p", "n", check_finite=False)
+    allowed = f"lie between 1 and the {len(orbit)} states of orbit"
+    _check.within("period", period, allowed, lambda period: (period >= 1) & (period <= len(orbit)))
+    return _growth_on_cycle(step, orbit, period, u)
+
+
+@jit
+def _growth_on_cycle(step, orbit, period, u):
+    orbit = orbit.astype(_check.next_state(step, orbit[0], u).dtype)
+
+    def scaled(a):
+        size = jnp.abs(a).max()
+        return a / jnp.where(size == 0, 1, size), size
+
+    def multiply(i, carry):
+        product, log = carry
+        product, size = scaled(_jacobian(step, orbit[i], u) @ product)
+        return product, log + jnp.log(size)
+
+    def square(i, carry):
+        power, log = carry
+        power, size = scaled(power @ power)
+        return power, log + jnp.log(size) / 2.0 ** (i + 1)
+
+    eye, zero = jnp.eye(orbit.shape[1], dtype=orbit.dtype), jnp.zeros((), orbit.dtype)
+    product = jax.lax.fori_loop(0, period, multiply, (eye, zero))
+    return jax.lax.fori_loop(0, _SQUARINGS, square, product)[1] / period
 
 
 @jit

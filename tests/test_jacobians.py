@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from rnn_dynamics import activations
-from rnn_dynamics.jacobians import along, jacobian, push, transition
+from rnn_dynamics.jacobians import along, growth_on_cycle, jacobian, push, transition
 from rnn_dynamics.models import DoyaNeuron, ElmanRNN, PascanuRNN
 from rnn_dynamics.models.reference import Henon, Linear, Logistic
 from rnn_dynamics.simulate import final_state, trajectory
@@ -222,6 +222,31 @@ def test_the_transition_has_the_dtype_in_which_the_map_works(num_steps):
     assert dtype(lambda x, _: 2.0 * x) == jnp.float32
 
 
+# Growth on a cycle
+
+
+@pytest.mark.parametrize(
+    ("r", "orbit", "period", "growth"),
+    [
+        (3.2, [(4.2 - 0.84**0.5) / 6.4, (4.2 + 0.84**0.5) / 6.4], 2, np.log(0.16) / 2),  # 4 + 2r - r² (May 1976)
+        (3.2, [1 - 1 / 3.2, np.nan], 1, np.log(1.2)),  # |2 - r|; what is not of the cycle is not looked at
+        (1e-200, [0.0, 0.0], 2, np.log(1e-200)),  # r² is beyond the floats
+        (0.0, [0.0, 0.0], 2, -np.inf),
+    ],
+)
+def test_the_growth_on_a_logistic_cycle_is_the_logarithm_of_its_multiplier(r, orbit, period, growth):
+    found = growth_on_cycle(Logistic(r), jnp.array(orbit)[:, None], jnp.array(period))
+    np.testing.assert_allclose(found, growth, rtol=100 * EPS)  # 100 roundings of the points' positions
+
+
+def test_the_growth_at_rest_is_that_of_the_largest_eigenvalue_whatever_the_others():
+    for matrix, largest in (
+        ([[0.5, -0.3], [-0.3, 0.5]], 0.8), ([[0.5, 1e6], [0.0, 0.5]], 0.5), ([[0.6, 0.8], [-0.8, 0.6]], 1.0)
+    ):  # fmt: skip
+        found = growth_on_cycle(Linear(jnp.array(matrix)), jnp.zeros((1, 2)), jnp.array(1))
+        np.testing.assert_allclose(found, np.log(largest), rtol=0, atol=16 * EPS)
+
+
 # Misuse
 
 
@@ -258,6 +283,10 @@ def shrinking(x, _):
             "tangents must be finite; got 3 NaN or infinite of 3",
         ),
         (lambda: push(shrinking, X, None, np.eye(3)), r"step must map a float state of shape \(3,\)"),
+        (lambda: growth_on_cycle(NETWORK, X, 1), r"orbit must be a float array of shape \(p, n\); got .* \(3,\)"),
+        (lambda: growth_on_cycle(NETWORK, X[None], 2), "period must lie between 1 and the 1 states of orbit; got 2"),
+        (lambda: growth_on_cycle(NETWORK, X[None], 0), "period must lie between 1 and .*; got 0"),
+        (lambda: growth_on_cycle(shrinking, np.ones((1, 2)), 1), r"step must map a float state of shape \(2,\)"),
         (lambda: transition(NETWORK, np.ones((2, 3)), INPUTS), r"x0 must be a float array of shape \(n,\)"),
         (lambda: transition(NETWORK, X), "inputs or num_steps must be given; got neither"),
         (lambda: transition(NETWORK, X, num_steps=-1), "num_steps must be a whole number, at least 0; got -1"),

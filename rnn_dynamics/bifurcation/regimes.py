@@ -16,9 +16,6 @@ from rnn_dynamics.fixed_points.results import default_tol
 
 __all__ = ["Regimes", "regimes"]
 
-_SQUARINGS = 60
-"""What a multiplier that is defective, or far from normal, adds to a power's logarithm has gone by then."""
-
 
 class Regimes(equinox.Module):
     """What the orbits from s starts settle to at each of P by Q parameters."""
@@ -117,7 +114,7 @@ def _at_one(family, starts, u, num_transient, num_steps, max_period, tol, point)
         start = _scaled(jnp.cos(1 + jnp.arange(len(x), dtype=x.dtype))[:, None])[0]
         (x, _, growth), _ = jax.lax.scan(advance, (x, start, jnp.zeros((), x.dtype)), length=num_steps)
         settled = simulate.settle(step, x, u, num_steps=0, max_period=max_period, tol=tol)
-        of_cycle = _growth_on_cycle(step, settled.orbit, settled.period, u)
+        of_cycle = jacobians.growth_on_cycle(step, settled.orbit, settled.period, u)
         exponent = jnp.where(settled.period > 0, of_cycle, growth / num_steps)
         return x, settled.period, jnp.where(settled.period < 0, jnp.nan, exponent)
 
@@ -127,24 +124,6 @@ def _at_one(family, starts, u, num_transient, num_steps, max_period, tol, point)
     at_rest = (period == 1) & (exponent < 0)
     seen_before = jnp.tril(near & at_rest, -1).any(axis=1)
     return Regimes((at_rest & ~seen_before).sum(), period, exponent)
-
-
-def _growth_on_cycle(step, orbit, period, u):
-    """ln ρ(A)/p of the product A of a cycle's p Jacobians; by Gelfand's formula, ln ρ(A) = lim ln ‖A^m‖ / m."""
-
-    def multiply(i, carry):
-        product, log = carry
-        product, size = _scaled(jacobians.jacobian(step, orbit[i], u) @ product)
-        return product, log + jnp.log(size)
-
-    def square(i, carry):
-        power, log = carry
-        power, size = _scaled(power @ power)
-        return power, log + jnp.log(size) / 2.0 ** (i + 1)
-
-    eye, zero = jnp.eye(orbit.shape[1], dtype=orbit.dtype), jnp.zeros((), orbit.dtype)
-    product = jax.lax.fori_loop(0, period, multiply, (eye, zero))
-    return jax.lax.fori_loop(0, _SQUARINGS, square, product)[1] / period
 
 
 def _scaled(a):
