@@ -24,6 +24,8 @@ _HEALTHY = math.log(1e3)
 """A gradient that changes by more than this over the whole sequence, in nats, has vanished or exploded."""
 _SATURATED = 0.05
 """Part of its largest slope below which a unit counts as saturated."""
+_STILL = 0.01
+"""What nearby orbits draw near or part over the whole sequence, in nats, that may as well be rounding."""
 
 
 class Report(equinox.Module):
@@ -123,7 +125,7 @@ def report(
     if type(step) in (PascanuRNN, ElmanRNN) and network.activation.slope < math.inf:
         certified = bounds.network_bounds(network.w_rec, network.activation)
     verdict = "vanishing" if change < -_HEALTHY else "exploding" if change > _HEALTHY else "healthy"
-    cause = _cause(verdict, exponent, saturated, certified, leak=getattr(step, "leak", 1.0))
+    cause = _cause(verdict, exponent, total, saturated, certified, leak=getattr(step, "leak", 1.0))
     if log_norms[-1] == -math.inf:
         cause = "the loss does not depend on the last state"
     sentence = f"{verdict}: {_extent(change, total)}; {cause}"
@@ -141,12 +143,14 @@ def _extent(change, total):
     return f"the gradient changes by 10^{change / math.log(10):+.1f} over {total} steps"
 
 
-def _cause(verdict, exponent, saturated, certified, leak):
+def _cause(verdict, exponent, total, saturated, certified, leak):
     if verdict == "vanishing" and certified is not None and bool(certified.vanishes):
         rate = 1 - float(leak) * (1 - float(certified.rate))  # of (1 - leak) x + leak F(x), in the norm that F shrinks
         return f"the weights alone prove that it must, by {rate:.3g} a step in the long run"
     if verdict == "vanishing" and saturated is not None and float(saturated.mean()) > 0.5:
         return f"{100 * float(saturated.mean()):.0f} % of the units are saturated"
+    if abs(exponent) * total < _STILL:
+        return f"nearby orbits keep their distance over {total} steps"
     if exponent < 0:
         return f"the orbit is stable, its largest exponent {exponent:.3g} nats per step"
     return f"nearby orbits part, at {exponent:.3g} nats per step"

@@ -39,6 +39,14 @@ def test_an_isometry_is_healthy():
     found = report(orthogonal(1.0), np.zeros(3), np.zeros(3))
     assert found.verdict == "healthy"
     assert found.omega == pytest.approx(0, abs=1e-12)
+    assert found.sentence.endswith("; nearby orbits keep their distance over 500 steps")  # whatever rounding's sign is
+
+
+@pytest.mark.parametrize("nats", [-0.011, -0.009, 0.009, 0.011])
+def test_orbits_keep_their_distance_within_a_hundredth(nats):
+    found = diagnosis.report(power, jnp.ones(1), np.array([[math.exp(nats), 0.0], *[[1.0, 0.0]] * 29]), first)
+    moves = "the orbit is stable" if nats < 0 else "nearby orbits part"
+    assert ("keep their distance" if abs(nats) < 0.01 else moves) in found.sentence
 
 
 def test_an_expansion_explodes_with_its_exponent():
