@@ -19,6 +19,8 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 __all__ = [
+    "apart",
+    "are_apart",
     "at_least_single",
     "count",
     "derivatives",
@@ -130,6 +132,20 @@ def span(
             raise ValueError(f"{name} must be (least, largest), the first below the second; got {came}")
         if inside and known(inside[1]) and not float(low) <= float(inside[1]) <= float(high):
             raise ValueError(f"{name} must contain {inside[0]} = {float(inside[1]):g}; got {came}")
+    return low, high
+
+
+def are_apart(low: Any, high: Any, dtype: Any) -> bool:
+    """Whether the ends of a span, if they are known, are two numbers in this dtype as well."""
+    with np.errstate(over="ignore"):
+        return not (known(low) and known(high)) or bool(np.asarray(low, dtype) < np.asarray(high, dtype))
+
+
+def apart(name: str, low: Any, high: Any, dtype: Any) -> tuple[Any, Any]:
+    """The ends of a span; raises unless they are."""
+    if not are_apart(low, high, dtype):
+        came = f"({float(low)!r}, {float(high)!r})"
+        raise ValueError(f"{name} must be (least, largest), the first below the second in {dtype} too; got {came}")
     return low, high
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import scipy.optimize
 
-from rnn_dynamics.continuation import linear, trace
+from rnn_dynamics.continuation import arclength, linear, trace
 from tests import reference
 from tests.families import HENON, Circuit, doya, logistic, pair, pascanu, planar_family, quadratic, scalar_family, unit
 
@@ -431,17 +431,47 @@ def test_three_special_points_within_one_step_are_all_found():
     assert max(first) < np.hypot(*np.diff(branch.x, axis=0).T).max()
 
 
-def test_many_curves_at_once_are_the_curves_one_by_one():
-    weights = [5.0, 8.0, 4.0]
-    inputs = jax.tree.map(lambda *leaves: np.stack(leaves), *map(doya, weights))
-    together = jax.tree.map(np.asarray, jax.vmap(lambda u: scalar(u, 0.01, -8.0, (-8.0, 0.0)))(inputs))
-    for lane, w in enumerate(weights):
+WEIGHTS = [5.0, 8.0, 4.0]
+LINE = unit({(0, 0): 1.0, (1, 0): 0.5})
+WIDTHS = [0.0, -1.0, 1e-180, 1e120]
+
+
+@pytest.fixture(scope="module")
+def together():
+    """Branches of three neurons, and of x' = x/2 + 1 over spans of all widths, at once: no span is known before."""
+    lanes = [(doya(w), 0.01, -8.0, -8.0, 0.0) for w in WEIGHTS] + [(LINE, 1.0, 0.0, -w, w) for w in WIDTHS]
+    lanes = jax.tree.map(lambda *leaves: np.stack(leaves), *lanes)
+    return jax.tree.map(np.asarray, jax.vmap(lambda u, x0, p0, low, high: scalar(u, x0, p0, (low, high)))(*lanes))
+
+
+def test_many_curves_at_once_are_the_curves_one_by_one(together):
+    for lane, w in enumerate(WEIGHTS):
         alone = scalar(doya(w), 0.01, -8.0, (-8.0, 0.0))
         rows = ~np.isnan(together.p[lane])
         assert rows.sum() == len(alone)
         np.testing.assert_allclose(together.x[lane][rows], alone.x, rtol=0, atol=1e-12)
         found = together.events.kind[lane] >= 0
         np.testing.assert_allclose(together.events.p[lane][found], [e.p for e in alone.events], rtol=0, atol=1e-14)
+
+
+def test_a_span_of_any_width_has_an_end_and_an_empty_one_no_branch(together):
+    for lane, width in enumerate(WIDTHS, start=len(WEIGHTS)):
+        rows = ~np.isnan(together.p[lane])
+        if width > 0:
+            assert (together.start[lane], *together.ended[lane]) == (0, arclength.P_SPAN, arclength.P_SPAN)
+            assert together.p[lane][rows][[0, -1]].tolist() == [-width, width]
+            np.testing.assert_array_equal(together.x[lane][rows], 2)
+        else:  # where its ends are known this is misuse
+            assert (together.start[lane], *together.ended[lane]) == (2, arclength.NO_START, arclength.NO_START)
+            assert not rows.any()
+
+
+def test_a_length_that_is_not_a_number_ends_a_curve():
+    box = -jnp.ones(2), jnp.ones(2)
+    lengths = arclength.Steps(), 3, jnp.asarray(True)
+    follow = jax.jit(lambda w: arclength.follow(lambda y: y[:1], jnp.zeros(2), w, *box, *lengths))
+    assert follow(jnp.array([1.0, 1.0])).ended.tolist() == [arclength.MAX_POINTS] * 2
+    assert follow(jnp.array([1.0, jnp.inf])).ended.tolist() == [arclength.TOO_SMALL] * 2
 
 
 def test_every_special_point_of_a_random_network_solves_its_system_anew():
@@ -548,6 +578,17 @@ def test_in_single_precision_a_fold_is_followed_round_over_a_narrow_span(width, 
         assert branch.ended == ("p_span", "p_span")
         assert kinds(branch) == ["LP"]
         assert branch.events[0].p == pytest.approx(b, abs=20 * eps)
+
+
+def test_a_span_that_is_one_number_in_single_precision_is_refused():
+    span = (-2.34 - 1e-8, -2.34 + 1e-8)
+    with pytest.raises(ValueError, match=r"p_span must be .least, largest., .* in float32 too; got .-2\.34000001, "):
+        single(doya(5.0), 0.9, -2.34, span)
+
+    def in_double_precision(x):
+        return trace(lambda p: lambda x, u: p * x + jnp.ones(1), x, -2.34, p_span=span).p
+
+    assert jax.eval_shape(in_double_precision, jnp.ones(1, jnp.float32)).dtype == jnp.float64  # there it is two
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 4, 9])

@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 import scipy.optimize
 
-from rnn_dynamics.continuation import flip_curve, fold_curve, fold_position, hopf_curve, neimark_sacker_curve
+from rnn_dynamics.continuation import (
+    arclength,
+    flip_curve,
+    fold_curve,
+    fold_position,
+    hopf_curve,
+    neimark_sacker_curve,
+)
 from rnn_dynamics.models import CTRNN, DoyaNeuron, PascanuRNN
 from tests import reference
 
@@ -388,7 +395,8 @@ def test_a_bogdanov_takens_point_is_no_cusp():
 
 
 def test_curves_of_many_starts_at_once_in_float32():
-    w = np.array([4.5, 6.0], np.float32)
+    w = np.array([4.5, 6.0, 6.0], np.float32)
+    q_span = np.array([3.0, 3.0, 6.0], np.float32), np.array([6.5, 6.5, 6.0], np.float32)  # the last is empty
     x = np.array([[reference.DOYA_FOLDS[float(w)][0][1]] for w in w], np.float32)
     b = np.array([reference.DOYA_FOLDS[float(w)][0][0] for w in w], np.float32)
 
@@ -397,12 +405,15 @@ def test_curves_of_many_starts_at_once_in_float32():
 
     @jax.jit
     @jax.vmap
-    def folds(x, b, w):
-        return fold_curve(family, x, b, w, p_span=(-3.5, 0.0), q_span=(3.0, 6.5), max_points=101)
+    def folds(x, b, w, q_span):
+        return fold_curve(family, x, b, w, p_span=(-3.5, 0.0), q_span=q_span, max_points=101)
 
-    curves = jax.tree.map(np.asarray, folds(x, b, w))
+    curves = jax.tree.map(np.asarray, folds(x, b, w, q_span))
     assert curves.p.dtype == jnp.float32
-    assert curves.p.shape == (2, 101)
+    assert curves.p.shape == (3, 101)
+    assert (curves.start[-1], *curves.ended[-1]) == (2, arclength.NO_START, arclength.NO_START)
+    assert np.isnan(curves.p[-1]).all()
+    curves = jax.tree.map(lambda leaf: leaf[:2], curves)
     assert (curves.events.kind[:, 0] == 0).all()
     assert (curves.events.kind[:, 1:] == -1).all()
     # A hundred roundings of numbers near 4; x stands under a root at the cusp, b and w do not.
@@ -464,11 +475,14 @@ def test_a_model_may_be_what_the_fold_depends_on():
     np.testing.assert_allclose(gradient.w_rec, [[-x]], atol=ROUNDED)
 
 
+SINGLE = {name: jax.tree.map(np.float32, value) for name, value in (("x0", np.ones(1)), ("u", scalar()))}
 MISUSE = {
     "x0": ({"x0": np.zeros((1, 1))}, "x0 must be a float array"),
     "p0": ({"p0": np.inf}, "p0 must be finite"),
     "span": ({"q_span": (3.0,)}, "q_span must be a pair"),
     "empty": ({"p_span": (0.0, 0.0), "p0": 0.0}, "p_span must be .least, largest."),
+    "rounded": ({**SINGLE, "p_span": (-2.3 - 1e-8, -2.3 + 1e-8)}, "p_span must be .*the first below .* in float32 too"),
+    "rounded too": ({**SINGLE, "q_span": (5.0, 5.0 + 1e-8)}, "q_span must be .*the first below .* in float32 too"),
     "outside": ({"q_span": (6.0, 7.0)}, "q_span must contain q0 = 5"),
     "points": ({"max_points": 2}, "max_points must be"),
     "events": ({"max_events": 0}, "max_events must be"),

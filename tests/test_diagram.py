@@ -228,6 +228,7 @@ def test_the_iterate_has_the_product_of_the_jacobians():
     ("change", "message"),
     [
         ({"p_span": (1.0, 1.0)}, "p_span must be .least, largest., the first below"),
+        ({"p_span": (1.0, 1.0 + 1e-8), "starts": jnp.zeros((1, 1), jnp.float32)}, "p_span must be .* in float32 too"),
         ({"p_span": 3.0}, "p_span must be a pair"),
         ({"starts": jnp.zeros(1)}, r"starts must be a float array of shape \(s, n\)"),
         ({"num_values": 1}, "num_values.*1"),

@@ -33,6 +33,7 @@ __all__ = [
     "follow",
     "follow_in_units",
     "tangent_at",
+    "unit_of_span",
 ]
 
 ENDS = ("p_span", "max_points", "step too small", "closed curve", "diverged", "no start")
@@ -55,6 +56,12 @@ class Steps(NamedTuple):
     largest: float | Float[Array, ""] = 0.1
     angle: float | Float[Array, ""] = 0.3
     """The most, in radians, that the tangent may turn in one step: what turns more may be another branch."""
+
+
+def unit_of_span(low: Array, high: Array) -> Array:
+    """The width of a span, or the nearest number whose square, even of a part of it, neither over- nor underflows."""
+    least = float(jnp.finfo(low.dtype).tiny) ** 0.4
+    return jnp.clip(high - low, least, 1 / least)
 
 
 class Path(NamedTuple):
@@ -293,7 +300,7 @@ def follow(
                 closed,
                 taken & jnp.any(jnp.abs(new - y0) > FAR * jnp.maximum(1, 1 / jnp.sqrt(weights))),
                 count >= num_each,
-                ~taken & (step < smallest),
+                ~taken & ~(step >= smallest),  # nor go on for ever with a step that is not a number
             ],
             [P_SPAN, CLOSED, DIVERGED, MAX_POINTS, TOO_SMALL],
             RUNNING,

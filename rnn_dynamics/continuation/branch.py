@@ -139,7 +139,8 @@ def trace(
 
     Raises:
         ValueError: x0 is not a finite float array (n,), a parameter is not a finite scalar, p0 lies outside p_span,
-            the span is empty, an unknown time, a count or step that is not positive, or a map that changes the shape.
+            the span is empty, if only in the state's dtype, an unknown time, a count or step that is not positive, or a
+            map that changes the shape. In a caller's `jit`, where ends may be unknown, an empty span has no start.
 
     Example:
         >>> from rnn_dynamics.models import DoyaNeuron
@@ -159,6 +160,10 @@ def trace(
     lengths = [_number("first_step", first_step), _number("max_step", max_step), _number("max_angle", max_angle)]
     for name, value in zip(("first_step", "max_step", "max_angle"), lengths, strict=True):
         _check.within(name, value, "be positive", lambda v: v > 0)
+    if not _check.are_apart(low, high, x0.dtype):  # nor in the dtype that the family works in?
+        name = "family(p0)"
+        x0 = _check.next_state(_check.member(family, jnp.asarray(p0, x0.dtype), name=name), x0, u, name=name)
+        _check.apart("p_span", low, high, x0.dtype)
     numbers = _check.numbers([p0, low, high, *lengths])
     arguments = family, x0, numbers, u, time == "discrete", (max_points - 1) // 2, max_events
     # OpenBLAS never splits matrices as small as this.
@@ -234,7 +239,7 @@ def _trace(family, x0, numbers, u, discrete, num_each, max_events):
 
 def _begin(residual, x0, p0, low, high):
     """A point of a branch near (x0, p0), how it was found (an index of STARTS), its residual, the norm's weights."""
-    width = high - low
+    width = arclength.unit_of_span(low, high)
     size = jnp.sqrt(jnp.mean(x0**2))
     eps = float(jnp.finfo(x0.dtype).eps)
     tol, least_unit = 100 * eps, eps**arclength.UNIT_FROM
@@ -274,7 +279,7 @@ def _begin(residual, x0, p0, low, high):
     no = jnp.asarray(False)
     state = y0, error0, y0, jnp.zeros((), int), no, error0, error0 > 0
     _, least, y, _, free, held, _ = jax.lax.while_loop(lambda state: state[-1], again, state)
-    found = (least <= tol * (1 + jnp.abs(y[:-1]).max())) & (y[-1] >= low) & (y[-1] <= high)
+    found = (least <= tol * (1 + jnp.abs(y[:-1]).max())) & (y[-1] >= low) & (y[-1] <= high) & (low < high)
     start = jnp.where(found, jnp.where(free, 1, 0), 2)
     left = jnp.where(found, least, held)  # a solution beyond the span is none
     size = jnp.sqrt(jnp.mean(y[:-1] ** 2))

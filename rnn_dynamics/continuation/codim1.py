@@ -108,7 +108,7 @@ def _kappa(system, y, size):
 
 def _begin(function, y0, size, lower, upper):
     """A point of the curve near y0, how it was found (an index of `branch.STARTS`), its residual, the weights."""
-    widths = (upper - lower)[size:]
+    widths = (upper - lower)[size:].at[-2:].set(arclength.unit_of_span(lower[-2:], upper[-2:]))
     if len(widths) == 3:
         widths = widths.at[0].set(jnp.where(jnp.isfinite(widths[0]), widths[0], jnp.maximum(1.0, y0[size])))
 
@@ -132,8 +132,8 @@ def _begin(function, y0, size, lower, upper):
         y, error = defining.newton(function, y0, border)
         # What is held is held exactly, and a point on the border of the box is in it.
         y = y.at[-1].set(jnp.where(count == 0, y0[-1], y[-1])).at[-2].set(jnp.where(count == 1, y0[-2], y[-2]))
-        good = (error <= defining.tol(y.dtype) * (1 + jnp.abs(y[:size]).max())) & jnp.all((y >= lower) & (y <= upper))
-        return y, error, count + 1, good
+        good = error <= defining.tol(y.dtype) * (1 + jnp.abs(y[:size]).max())
+        return y, error, count + 1, good & jnp.all((y >= lower) & (y <= upper) & (lower < upper))
 
     state = y0, jnp.asarray(jnp.inf, y0.dtype), jnp.zeros((), int), jnp.asarray(False)
     y, error, count, good = jax.lax.while_loop(lambda state: (state[2] < 3) & ~state[3], attempt, state)

@@ -137,7 +137,8 @@ def fold_curve(
 
     Raises:
         ValueError: x0 is not a finite float array (n,), a parameter is not a finite scalar or outside its span, an
-            empty span, an unknown time, a count or step that is not positive, or a map that changes the shape.
+            empty span, if only in the state's dtype, an unknown time, a count or step that is not positive, or a map
+            that changes the shape.
 
     Example:
         >>> from rnn_dynamics.models import DoyaNeuron
@@ -321,6 +322,8 @@ def _curve(kind, family, x0, p0, q0, p_span, q_span, u, max_points, max_events, 
     lengths = [_check.positive(*pair) for pair in zip(names, lengths, strict=True)]
     name = "family(p0, q0)"
     x0 = _check.next_state(_check.member(family, p_range[0], q_range[0], name=name), x0, u, name=name)
+    for span, ends in (("p_span", p_range[1:]), ("q_span", q_range[1:])):
+        _check.apart(span, *ends, x0.dtype)
     num_each = (max_points - 1) // 2
     arguments = family, x0, _check.numbers([*p_range, *q_range, *lengths]), u, num_each, max_events
     found = on_one_blas_thread(codim1.compute, kind, *arguments)
