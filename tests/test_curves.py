@@ -440,6 +440,18 @@ def test_a_fold_moves_with_a_weight_by_minus_its_state():
             np.testing.assert_allclose(second, 1 / (w**2 * (1 - 2 * x)), rtol=1e-9)
 
 
+@pytest.mark.parametrize("time", ["discrete", "continuous"])
+def test_a_fold_moves_with_the_input_against_it(time):
+    def family(p, theta):  # x + G or G, with G = p + θx² + u: G_x = 0 at x = 0, and there p = -u
+        return lambda x, u: x * (time == "discrete") + p + theta * x**2 + u
+
+    def position(u):
+        return fold_position(family, 1.5, jnp.array([0.1]), -0.2, u, time=time)
+
+    found = jax.jit(jax.value_and_grad(position))(jnp.asarray(0.25))
+    np.testing.assert_allclose(found, (-0.25, -1.0), rtol=0, atol=ROUNDED)
+
+
 def test_a_fold_moves_with_every_weight_as_finite_differences_say():
     (b1, x1), _ = reference.BISTABLE_MODULE["folds"]
     x0 = jnp.array([x1, 5 / (1 + np.exp(-x1)) + 3])

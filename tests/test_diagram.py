@@ -218,6 +218,45 @@ def test_a_fields_equilibria_fold_where_its_maps_fixed_points_do():
     np.testing.assert_allclose(parameters(found, "LP"), sorted(b for b, _ in reference.DOYA_FOLDS[5.0]), atol=1e-13)
 
 
+def pitchfork(w):
+    """With z = y + θ, z' = ((4 + p)/2) tanh(z/2) - z in the first unit: beside z = 0, of the rate p/4, two arms from
+    p = 0 on. The second is at rest at y = w/2, its rate is w/4 - 1."""
+    weights = jnp.zeros((2, 2, 2)).at[:, 0, 0].set(jnp.array([4.0, 1.0])).at[0, 1, 1].set(w)
+    return Circuit(weights, jnp.array([[-2.0, -w / 2], [-0.5, 0.0]]))
+
+
+def trunk_and_arms(found, w):
+    """The z of the first unit on both branches, which are all that there is."""
+    assert kinds(found) == ["BP"]
+    assert found.events[0].p == pytest.approx(0, abs=1e-10)
+    assert found.periods == (1, 1)
+    trunk, arms = (branch.x[:, 0] - branch.p / 2 - 2 for branch in found.branches)
+    np.testing.assert_allclose(trunk, 0, atol=1e-12)
+    np.testing.assert_allclose((found.branches[1].p + 4) / 2 * np.tanh(arms / 2), arms, rtol=0, atol=1e-12)
+    assert np.sign(arms[[0, -1]]).tolist() in ([-1, 1], [1, -1])
+    assert all(np.abs(branch.x[:, 1] - w / 2).max() < 1e-12 for branch in found.branches)
+    return found.branches
+
+
+def test_a_fields_pitchfork_has_all_its_arms_and_is_where_no_proof_is():
+    found = diagram(pitchfork(-8.0), (-1.0, 1.0), jnp.array([[2.0, -4.0], [2.1, -4.0]]), time="continuous")
+    trunk, arms = trunk_and_arms(found, -8.0)
+    np.testing.assert_array_equal(trunk.stable[abs(trunk.p) > 1e-6], trunk.p[abs(trunk.p) > 1e-6] < 0)
+    assert arms.stable[arms.p > 1e-6].all()
+    assert arms.stable[np.argmin(arms.p)]  # the vertex is as stable as what follows
+    np.testing.assert_array_equal(found.proved, found.values != 0)  # at 0 three equilibria are one
+    assert "proved complete at 16 of 17 values" in repr(found)
+
+
+def test_where_nothing_is_proved_a_fields_arms_are_found_from_its_branch_point(monkeypatch):
+    # The other rate is 1, which of a map would be critical.
+    monkeypatch.setattr("rnn_dynamics.bifurcation.diagrams._enumerated", lambda *_: None)
+    found = diagram(pitchfork(8.0), (-1.0, 1.0), jnp.array([[2.0, 4.0], [2.1, 4.0]]), time="continuous", num_values=2)
+    branches = trunk_and_arms(found, 8.0)
+    assert not found.proved.any()
+    assert not any(branch.stable.any() for branch in branches)
+
+
 def test_the_iterate_has_the_product_of_the_jacobians():
     step, x = Iterate(bistable_module(0.3), 3), jnp.array([0.5, 4.0])
     np.testing.assert_allclose(step.jacobian(x), jax.jacfwd(step)(x), rtol=0, atol=1e-13)

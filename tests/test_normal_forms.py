@@ -167,6 +167,11 @@ def fold_in_units(r):
     return lambda x, u: x + r - x**2 / u
 
 
+def test_the_cycle_born_at_a_flip_has_the_size_that_the_input_gives_it():
+    cycle = flip_direction(logistic_in_units, at("PD", 3.0, [2 / 3 * 4]), jnp.array(4.0))
+    assert cycle.parameter == pytest.approx(9 / 4**2, rel=1e-13)  # r = 3 + 9 (s/K)²
+
+
 @PRECISIONS
 @pytest.mark.parametrize("unit", [1e-3, 1.0, 1e3, 1e6])
 def test_the_unit_of_the_state_changes_no_verdict(unit, dtype):
@@ -227,17 +232,60 @@ def test_a_coefficient_that_vanishes_but_for_rounding_is_degenerate_and_one_of_a
     assert found == ["degenerate", "supercritical"]
 
 
-@pytest.mark.parametrize(("sign", "verdict"), [(-1, "supercritical"), (1, "subcritical")])
-def test_the_hopf_normal_form_gives_back_its_coefficient(sign, verdict):
-    # dz/dt = (p + iω) z ± z |z|²: ωℓ₁ρ³ = ±2ρ³ as |z|² = 2ρ² for v of length 1.
-    omega = 2.0
+def hopf(p):
+    """dz/dt = (p + iω) z + s z |z|² + Q[x, x]/2: (ω, s, Q) the input."""
 
+    def field(x, u):
+        omega, sign, q = u
+        return jnp.stack([p * x[0] - omega * x[1], omega * x[0] + p * x[1]]) + sign * x * (x @ x) + (q @ x) @ x / 2
+
+    return field
+
+
+def symmetric(xx, xy, yy):
+    """Second derivatives of one unit."""
+    return [[xx, xy], [xy, yy]]
+
+
+BENT = [symmetric(1.0, 0.5, 0.6), symmetric(-0.4, 0.8, 0.2)]
+
+
+@pytest.mark.parametrize("omega", [2.0, np.pi / 2, 2 * np.pi / 3])  # at e^{iω} of order 4 and 3 a map would resonate
+@pytest.mark.parametrize("q", [np.zeros((2, 2, 2)), BENT])
+@pytest.mark.parametrize("sign", [-1, 1])
+def test_the_hopf_normal_form_is_the_first_lyapunov_coefficient(omega, q, sign):
+    # dr/dt = a r³ (Guckenheimer, Holmes 1983, equation 3.4.11), of whose third derivatives 16 s is left; and
+    # r² = 2ρ² for v of length 1, ∝ (1, -i): ωℓ₁ = 2a.
+    ((fxx, fxy), (_, fyy)), ((gxx, gxy), (_, gyy)) = q
+    bends = fxy * (fxx + fyy) - gxy * (gxx + gyy) - fxx * gxx + fyy * gyy
+    a = sign + bends / (16 * omega)
+    u = jax.tree.map(jnp.asarray, (omega, float(sign), np.asarray(q)))
+    form = normal_form(hopf, at("H", 0.0, [0.0, 0.0]), u, time="continuous")
+    assert form.coefficient == pytest.approx(2 * a / omega, rel=1e-13)
+    assert form.verdict == {-1: "supercritical", 1: "subcritical"}[sign]
+
+
+def own(x, time):
+    """What a map adds to a field's velocity for the same equilibria and coefficients: the state itself."""
+    return x * (time == "discrete")
+
+
+TIMES = pytest.mark.parametrize("time", ["discrete", "continuous"])
+
+
+@TIMES
+def test_a_folds_cubic_term_holds_what_a_unit_slaved_to_it_gives_back(time):
+    # On the centre manifold y = h x² + ..., where h/2 = 1.1: dx/dt = p + u x² + (0.2 + 0.7 h) x³ + ...
     def family(p):
-        return lambda x, u: jnp.stack([p * x[0] - omega * x[1], omega * x[0] + p * x[1]]) + sign * x * (x @ x)
+        def step(x, u):
+            bend, slave = u * x[0] ** 2 + 0.7 * x[0] * x[1] + 0.2 * x[0] ** 3, 1.1 * x[0] ** 2 - x[1] / 2
+            return own(x, time) + jnp.stack([p + bend, slave])
 
-    form = normal_form(family, at("H", 0.0, [0.0, 0.0]), time="continuous")
-    assert form.coefficient == pytest.approx(sign * 2 / omega, rel=1e-13)
-    assert form.verdict == verdict
+        return step
+
+    form = normal_form(family, at("LP", 0.0, [0.0, 0.0]), jnp.array(0.3), time=time)
+    assert (form.coefficient, form.cubic, form.parameter) == pytest.approx((0.3, 0.2 + 0.7 * 2.2, 1), rel=1e-14)
+    assert form.verdict == "fold"
 
 
 def test_two_branches_cross_in_the_directions_of_their_tangents():
@@ -248,6 +296,20 @@ def test_two_branches_cross_in_the_directions_of_their_tangents():
     tangents = branch_directions(family, at("BP", 0.0, [0.0, 0.0]))
     expected = np.array([[-2, -1, 1], [1, 0.5, 1]]) / np.linalg.norm([[-2, -1, 1], [1, 0.5, 1]], axis=1, keepdims=True)
     np.testing.assert_allclose(tangents, expected, atol=1e-14)
+
+
+@TIMES
+@pytest.mark.parametrize(("u", "other"), [([1.0, 0.0], [2, 2, 1]), ([0.0, 1.0], [1, 1, 0])])
+def test_a_branch_crosses_a_pitchfork_at_right_angles_and_others_aslant(u, other, time):
+    # 2 p x = u₀ x² + u₁ x³ and y = x: x = 0, and p = u₀ x/2 + u₁ x²/2. The steepest comes last.
+    def family(p):
+        def step(x, u):
+            return own(x, time) + jnp.stack([2 * p * x[0] - u[0] * x[0] ** 2 - u[1] * x[0] ** 3, x[0] - x[1]])
+
+        return step
+
+    tangents = branch_directions(family, at("BP", 0.0, [0.0, 0.0]), jnp.array(u), time=time)
+    np.testing.assert_allclose(tangents, [other / np.linalg.norm(other), [0, 0, 1]], rtol=0, atol=1e-14)
 
 
 def test_at_an_isolated_point_no_branches_cross():
