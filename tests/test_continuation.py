@@ -23,6 +23,7 @@ CORNER = unit({(0, 1): 1.0}, a=2.0)
 BEND = unit({(0, 1): 1.0}, a=-1.5)
 SHIFT = unit({(0, 0): 1.0, (1, 0): 1.0})
 NOT_A_NUMBER = unit({(0, 0): np.nan})
+LINE = unit({(0, 0): 1.0, (1, 0): 0.5})
 PARABOLA = unit({(0, 0): -0.5, (0, 1): 0.5, (1, 0): 1.0, (2, 0): -0.5})
 POLE = unit({(0, 0): 0.25, (1, 0): 1.0, (1, 1): -0.25})
 PITCHFORK = unit({(1, 0): 1.0, (1, 1): 1.0, (3, 0): -1.0})
@@ -416,6 +417,45 @@ def test_a_branch_that_is_cut_short_says_so():
     assert len(branch) == 401
 
 
+@pytest.mark.parametrize("max_angle", [0.05, 0.3, 1.0])
+def test_no_step_turns_the_tangent_by_more_than_it_may(max_angle):
+    # On x² + p² = 1, of weights 1 and 1/16: in (x, p/4) an ellipse, along (-p, x/4).
+    branch = scalar(CIRCLE, 1.0, 0.0, (-2.0, 2.0), max_step=10.0, max_angle=max_angle)
+    assert branch.ended == ("closed curve", "closed curve")
+    turns = np.abs(np.diff(np.unwrap(np.arctan2(branch.x[:, 0] / 4, -branch.p))))
+    assert max_angle / 4 < turns.max() <= max_angle * (1 + 1e-9)
+
+
+def short(u, x0, p0, span, max_points, **options):
+    return trace(scalar_family, jnp.array([x0]), p0, p_span=span, u=u, max_points=max_points, max_events=1, **options)
+
+
+@pytest.mark.parametrize("max_points", [9, 10])
+def test_a_branch_has_no_more_points_than_asked_half_of_them_on_each_side(max_points):
+    branch = short(LINE, 2.0, 0.0, (-1.0, 1.0), max_points)
+    assert (len(branch), branch.p[4], branch.ended) == (9, 0.0, ("max_points", "max_points"))
+    branch = short(LINE, 2.0, -1.0, (-1.0, 1.0), max_points)
+    assert (len(branch), branch.p[0], branch.ended) == (5, -1.0, ("p_span", "max_points"))
+
+
+@pytest.mark.parametrize(("first_step", "num_folds"), [(0.1, 2), (0.01, 0)])
+def test_more_special_points_than_asked_for_are_told_not_listed(first_step, num_folds):
+    # From the middle of Doya's branch both folds are as far in every direction, by its symmetry.
+    branch = short(doya(5.0), 0.5, -2.5, (-3.0, -2.0), 9, first_step=first_step, max_angle=1.0)
+    ((high, _), (low, _)) = reference.DOYA_FOLDS[5.0]
+    assert ((branch.x[[0, -1], 0] - 0.5) ** 2 > 1 / 20).tolist() == [num_folds == 2] * 2  # of folds 1/4 - 1/w
+    assert branch.complete == (num_folds == 0)
+    assert len(branch.events) == min(num_folds, 1)
+    assert all(event.p == pytest.approx(low if branch.x[0] > 0.5 else high, abs=1e-14) for event in branch.events)
+
+
+def test_as_many_special_points_as_asked_for_are_all():
+    branch = short(HAIRPIN, 1.1, 0.01, (-1.0, 1.0), 9, first_step=0.1, max_angle=1.0)
+    assert branch.x[:, 0].min() < 1 < branch.x[:, 0].max()
+    assert kinds(branch) == ["LP"]
+    assert branch.complete
+
+
 def test_three_special_points_within_one_step_are_all_found():
     # Two units apart from each other, each in closed form: the first folds at p = -3.59500, the second flips at
     # -3.59571 and 3.59571. The branch passes the flip, turns at the fold and passes the flip again, going back.
@@ -432,7 +472,6 @@ def test_three_special_points_within_one_step_are_all_found():
 
 
 WEIGHTS = [5.0, 8.0, 4.0]
-LINE = unit({(0, 0): 1.0, (1, 0): 0.5})
 WIDTHS = [0.0, -1.0, 1e-180, 1e120]
 
 
