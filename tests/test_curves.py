@@ -26,19 +26,20 @@ ROUNDED = 1e-12
 def scalar_family(p, q):
     """Doya's neuron over (b, w), or a flip at p = 0 with cubic coefficient q² + q - 1/2; the input says which.
 
-    `b` and `w` are (fixed part, share of the parameter).
+    `b` and `w` are (fixed part, share of the parameter). Or a fold at p = 0 whose quadratic coefficient jumps.
     """
 
     def step(x, u):
         bias, weight = u["b"][0] + u["b"][1] * p, u["w"][0] + u["w"][1] * q
         neuron = (1 - u["epsilon"]) * x + u["epsilon"] * jax.nn.sigmoid(weight * x + bias)
+        neuron = neuron + u["jump"] * (p + jnp.where(q < u["at"], q - 5, q + 5) * x**2)
         return neuron + u["flip"] * x * ((q - 0.5) * (x / u["unit"]) ** 2 + q * x / u["unit"] - (2 + p))
 
     return step
 
 
-def scalar(epsilon=1.0, *, b=(0.0, 1.0), w=(0.0, 1.0), flip=0.0, unit=1.0):
-    values = {"epsilon": epsilon, "b": b, "w": w, "flip": flip, "unit": unit}
+def scalar(epsilon=1.0, *, b=(0.0, 1.0), w=(0.0, 1.0), flip=0.0, unit=1.0, jump=0.0, at=0.0):
+    values = {"epsilon": epsilon, "b": b, "w": w, "flip": flip, "unit": unit, "jump": jump, "at": at}
     return {name: jnp.asarray(value) for name, value in values.items()}
 
 
@@ -118,10 +119,10 @@ def spatial_family(p, q):
     return step
 
 
-def circles(plane, p0, q0, *, delayed, p_span=(-2.0, 2.0), q_span=(-2.0, 2.0)):
+def circles(plane, p0, q0, *, delayed, p_span=(-2.0, 2.0), q_span=(-2.0, 2.0), **options):
     x0 = jnp.asarray(TWIST @ np.append(plane, [0.0, 0.0]))
-    u = jnp.asarray(delayed)
-    return neimark_sacker_curve(spatial_family, x0, p0, q0, p_span=p_span, q_span=q_span, u=u, max_points=401)
+    options = {"p_span": p_span, "q_span": q_span, "u": jnp.asarray(delayed), "max_points": 401} | options
+    return neimark_sacker_curve(spatial_family, x0, p0, q0, **options)
 
 
 def bogdanov_family(p, q):
@@ -263,6 +264,30 @@ def test_a_degenerate_flip_is_located_whatever_the_state_s_unit(unit):
     np.testing.assert_allclose([event.p, event.q - (3**0.5 - 1) / 2, event.x[0] / unit], 0, atol=SOLVED)
 
 
+@pytest.mark.parametrize(("first_step", "q0", "number"), [(0.001, -0.5, 0), (0.001, 0.36, 1), (0.012, -0.5, 2)])
+@pytest.mark.parametrize("max_points", [9, 10])
+def test_a_short_curve_says_whether_all_its_special_points_are_listed(first_step, q0, number, max_points):
+    roots = [(-1 - 3**0.5) / 2, (-1 + 3**0.5) / 2]  # of q² + q - 1/2, where the flip is degenerate
+    spans = {"p_span": (-1.0, 1.0), "q_span": (-3.0, 3.0), "max_events": 1, "max_points": max_points}
+    options = {"u": scalar(0.0, flip=1.0), "first_step": first_step, "max_step": 0.3} | spans
+    curve = flip_curve(scalar_family, jnp.zeros(1), 0.0, q0, **options)
+    assert (len(curve), curve.q[4]) == (9, q0)
+    assert curve.ended == ("max_points", "max_points")
+    assert sum(curve.q[0] < root < curve.q[-1] for root in roots) == number
+    assert len(curve.events) == min(number, 1)
+    assert all(np.abs(np.subtract(roots, event.q)).min() < SOLVED for event in curve.events)
+    assert curve.complete == (number <= 1)
+
+
+def test_a_coefficient_that_jumps_has_no_zero_and_its_cusp_is_not_converged():
+    curve = doya_folds(0.0, 0.0, 4.0, scalar(0.0, jump=1.0, at=4.1), p_span=(-1.0, 1.0))
+    (event,) = curve.events
+    assert (event.kind, event.converged) == ("CP", False)
+    assert event.q == pytest.approx(4.1, abs=1e-9)
+    assert 0.05 < event.residual < 0.2  # q - 5 = -0.9 as a share of q + 5 = 9.1
+    assert "not converged" in repr(event)
+
+
 def meeting_family(p, q):
     """x' = -(1 + p) x + x y + r x³, y' = (1 + q) y + x², r the input."""
 
@@ -345,6 +370,15 @@ def test_the_neimark_sacker_curve_of_a_rotation_is_a_circle():
     np.testing.assert_allclose(np.cos(curve.angle), curve.p, atol=ROUNDED)
     around = np.unwrap(np.arctan2(curve.q, curve.p))
     assert abs(abs(around[-1] - around[0]) - 2 * np.pi) < 1e-9
+
+
+@pytest.mark.parametrize("max_angle", [0.1, 0.9])
+def test_no_step_turns_the_tangent_by_more_than_it_may(max_angle):
+    # The circle in units of the spans: 4 for p and q, and 2 for cos θ = p.
+    curve = circles([0.0, 0.0], 0.6, 0.75, delayed=False, max_step=10.0, max_angle=max_angle)
+    assert curve.ended == ("closed curve", "closed curve")
+    turns = np.abs(np.diff(np.unwrap(np.arctan2(curve.p / 4, -curve.q * np.hypot(1 / 2, 1 / 4)))))
+    assert max_angle / 4 < turns.max() <= max_angle * (1 + 1e-5)  # θ may pass its ends by 5e-7
 
 
 def test_the_neimark_sacker_curve_of_the_delayed_logistic_ends_at_a_resonance():
