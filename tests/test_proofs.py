@@ -1,5 +1,8 @@
 """Certificates: what is certified is true to forty digits, and what is not true is never certified."""
 
+import itertools
+import operator
+
 import equinox
 import jax
 import jax.numpy as jnp
@@ -228,6 +231,99 @@ def test_the_intervals_hold_the_value_and_the_derivative(name):
     np.testing.assert_allclose([float(entry.mid()) for entry in value.entries()], step(there), rtol=4 * EPS)
     slopes = np.reshape([float(entry.mid()) for entry in jacobian.entries()], (2, 2))
     np.testing.assert_allclose(slopes, jax.jacfwd(step)(there), rtol=1e-14, atol=1e-16)
+
+
+def test_a_map_that_hands_a_state_on_as_it_is_is_certified():
+    delayed = lambda x, u: jnp.stack([1.5 * x[0] * (1 - x[1]), x[0]])  # noqa: E731
+    for x in (1 / 3, 0.0):
+        assert certify(delayed, jnp.full(2, x)).radius < 1e-15
+    assert certify(delayed, jnp.full(2, 0.32)).radius >= 1 / 3 - 0.32
+
+
+OPERATIONS = {  # each with its value by mpmath, at a point away from corners
+    "neg": (jax.lax.neg, lambda x: -x, 0.7),
+    "tanh": (jax.lax.tanh, mpmath.tanh, 0.7),
+    "logistic": (jax.lax.logistic, lambda x: 1 / (1 + mpmath.exp(-x)), 0.7),
+    "exp": (jax.lax.exp, mpmath.exp, 0.7),
+    "exp2": (jax.lax.exp2, lambda x: mpmath.power(2, x), 0.7),
+    "expm1": (jax.lax.expm1, mpmath.expm1, 0.7),
+    "log": (jax.lax.log, mpmath.log, 0.7),
+    "log1p": (jax.lax.log1p, mpmath.log1p, 0.7),
+    "sqrt": (jax.lax.sqrt, mpmath.sqrt, 0.7),
+    "rsqrt": (jax.lax.rsqrt, lambda x: 1 / mpmath.sqrt(x), 0.7),
+    "square": (jax.lax.square, lambda x: x * x, 0.7),
+    "sin": (jax.lax.sin, mpmath.sin, 0.7),
+    "cos": (jax.lax.cos, mpmath.cos, 0.7),
+    "tan": (jax.lax.tan, mpmath.tan, 0.7),
+    "sinh": (jax.lax.sinh, mpmath.sinh, 0.7),
+    "cosh": (jax.lax.cosh, mpmath.cosh, 0.7),
+    "asinh": (jax.lax.asinh, mpmath.asinh, 0.7),
+    "atan": (jax.lax.atan, mpmath.atan, 0.7),
+    "erf": (jax.lax.erf, mpmath.erf, 0.7),
+    "erfc": (jax.lax.erfc, mpmath.erfc, 0.7),
+    "abs": (jax.lax.abs, abs, -0.7),
+    "sign": (jax.lax.sign, mpmath.sign, -0.7),
+    "integer_pow": (lambda x: jax.lax.integer_pow(x, 3), lambda x: x**3, -0.7),
+    "integer_pow, below 0": (lambda x: jax.lax.integer_pow(x, -2), lambda x: x**-2, -0.7),
+    "clamp": (lambda x: jax.lax.clamp(-1.0, x, 1.0), lambda x: x, 0.7),
+    "clamp, below": (lambda x: jax.lax.clamp(-1.0, x, 1.0), lambda x: -1, -1.7),
+    "clamp, above": (lambda x: jax.lax.clamp(-1.0, x, 1.0), lambda x: 1, 1.7),
+    "add_any": (jax.grad(lambda x: x * jnp.sin(x)), lambda x: mpmath.sin(x) + x * mpmath.cos(x), 0.7),
+    "add": (jax.lax.add, lambda a, b: a + b, 0.7, 1.3),
+    "sub": (jax.lax.sub, lambda a, b: a - b, 0.7, 1.3),
+    "mul": (jax.lax.mul, lambda a, b: a * b, 0.7, 1.3),
+    "div": (jax.lax.div, lambda a, b: a / b, 0.7, 1.3),
+    "pow": (jax.lax.pow, mpmath.power, 0.7, 1.3),
+    "max": (jax.lax.max, max, 0.7, 1.3),
+    "max, other": (jax.lax.max, max, 1.3, 0.7),
+    "min": (jax.lax.min, min, 0.7, 1.3),
+    "min, other": (jax.lax.min, min, 1.3, 0.7),
+}
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_each_operation_has_its_value_and_the_slopes_of_its_chords(name):
+    operation, exact, *point = OPERATIONS[name]
+    # As many results as numbers, of which the first counts.
+    trace = jax.make_jaxpr(lambda x: jnp.stack([operation(*x), *x[1:]]))(np.array(point))
+    assert f" {name.partition(',')[0]}" in str(trace)
+    with rigorous.flint.ctx.workprec(300), mpmath.workprec(300):
+        point, h = [*map(rigorous.flint.arb, point)], rigorous.flint.arb(2) ** -60
+        value, jacobian = rigorous.value_and_jacobian(trace, point)
+        error = mpmath.mpf(value[0, 0].str(80, radius=False)) - exact(*(mpmath.mpf(float(x)) for x in point))
+        assert abs(error) < 1e-75  # 300 bits are 90 digits
+        for i in range(len(point)):
+            nudged = [[x + sign * h * (i == j) for j, x in enumerate(point)] for sign in (1, -1)]
+            ahead, behind = (rigorous.value_and_jacobian(trace, place)[0][0, 0] for place in nudged)
+            # The chord's slope is off by h²/6 times the third derivative, and h² is 8e-37.
+            assert abs((ahead - behind) / (2 * h) - jacobian[0, i]) < 1e-34
+
+
+@pytest.mark.parametrize("name", ["gt", "lt", "ge", "le", "eq", "ne"])
+def test_a_comparison_is_made_where_all_numbers_in_the_boxes_agree(name):
+    compare, here = getattr(jax.lax, name), getattr(operator, name)
+    trace = jax.make_jaxpr(lambda x: jnp.where(compare(x[0], x[1]), x, -x))(np.ones(2))
+    boxes = [(1, 1), (2, 2), (0.75, 1.25), (1.5, 2.5), (2.25, 4), (5, 6)]  # points, and boxes that overlap or do not
+    for a, b in itertools.product(boxes, repeat=2):
+        outcomes = {here(p, q) for p, q in itertools.product(np.linspace(*a, 5), np.linspace(*b, 5))}
+        box = [rigorous.flint.arb((low + high) / 2, (high - low) / 2) for low, high in (a, b)]
+        if len(outcomes) > 1:
+            with pytest.raises(rigorous.CannotEvaluate, match=f"two branches .{name}."):
+                rigorous.value_and_jacobian(trace, box)
+        else:
+            _, jacobian = rigorous.value_and_jacobian(trace, box)
+            assert jacobian[0, 0] == (1 if outcomes == {True} else -1)
+
+
+@pytest.mark.parametrize(("reverse", "value", "slopes"), [(True, [19, 6], [6, 3, 0, 1]), (False, [4, 21], [1, 0, 5, 4])])
+def test_a_scan_runs_either_way(reverse, value, slopes):
+    def once(carry, x):
+        return carry * x + 1, carry * x + 1
+
+    trace = jax.make_jaxpr(lambda x: jax.lax.scan(once, 1.0, x, reverse=reverse)[1])(np.ones(2))
+    there = rigorous.value_and_jacobian(trace, [rigorous.flint.arb(3), rigorous.flint.arb(5)])
+    # From the end 5 + 1 and 3 (5 + 1) + 1, from the beginning 3 + 1 and 5 (3 + 1) + 1.
+    assert [[*map(float, each.entries())] for each in there] == [value, slopes]
 
 
 AT_REST = {

@@ -162,7 +162,7 @@ def _move(equation, operands):
     for index in map(np.asarray, moved if equation.primitive.multiple_results else [moved]):
         if index.size and not (index.min() >= 0 and index.max() < len(values)):
             raise CannotEvaluate(f"the operation {equation.primitive.name} of the map reaches outside of its array")
-        results.append(_Dual(values[index], None if tangents is None else tangents[index]))
+        results.append(_Dual(_objects_of(values[index]), None if tangents is None else tangents[index]))
     return results
 
 
