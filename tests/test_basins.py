@@ -34,6 +34,11 @@ def tiny(x, u):
     return 1e-6 * flipped(1e6 * x, u)
 
 
+def halves(x, u):
+    """x goes to 1 or to -1/2, as its sign says, and z is halved."""
+    return jnp.stack([jnp.where(x[0] > 0, 1.0, -0.5), x[1] / 2])
+
+
 @pytest.fixture(scope="module")
 def module():
     network = bistable_module(0.4)
@@ -61,6 +66,24 @@ def test_a_cycle_is_one_attractor_wherever_on_it_an_orbit_ends():
     exact = (4.2 + np.array([-1, 1]) * np.sqrt(0.2 * 4.2)) / 6.4
     np.testing.assert_allclose(np.sort(found.attractors[0][:, 0]), exact, rtol=0, atol=1e-12)
     assert "periods: 2" in repr(found)
+
+
+@pytest.mark.parametrize(("tol", "settled"), [(None, [0, 1]), (7e-5, [0, 1, 2]), (1e-4, range(4)), (0.5, range(4))])
+def test_an_orbit_has_settled_where_it_closes_to_the_tolerance(tol, settled):
+    # From z = 1/2, step 12 closes to 2⁻¹³ = 1.22e-4: less than 7e-5 (1 + 1), more than 7e-5 (1 + 1/2).
+    starts = jnp.array([[1.0, 0.0], [-0.5, 0.0], [1.0, 0.5], [-0.5, 0.5]])
+    found = basins.basins(halves, starts, num_steps=11, tol=tol)
+    assert found.status.tolist() == ["settled" if i in settled else "unsettled" for i in range(4)]
+    assert found.label.tolist() == [i % 2 if i in settled else -1 for i in range(4)]
+
+
+@pytest.mark.parametrize(("first", "tol", "number"), [(1.0, 0.5, 2), (1.0, 0.6, 1), (-0.5, 0.6, 2), (-0.5, 1.1, 1)])
+def test_attractors_nearer_than_the_root_of_the_tolerance_are_one(first, tol, number):
+    # They are 3/2 apart; √tol times 2, or times 3/2, as x = 1 or x = -1/2 comes first.
+    starts = jnp.array([[first, 0.0], [0.5 - first, 0.0], [first, 0.0], [first, 0.0]])
+    found = basins.basins(halves, starts, num_steps=11, tol=tol)
+    assert found.label.tolist() == [0, number - 1, 0, 0]
+    assert [points.tolist() for points in found.attractors] == [[[x, 0.0]] for x in (first, 0.5 - first)[:number]]
 
 
 def test_a_start_on_a_repelling_point_has_no_attractor():  # of x², 0 attracts and 1, of multiplier 2, repels

@@ -1,5 +1,8 @@
 """Enumeration: as many fixed points as theory says, each within the radius that is said to be proved, and no other."""
 
+import itertools
+from fractions import Fraction
+
 import equinox
 import jax
 import jax.numpy as jnp
@@ -9,7 +12,7 @@ import pytest
 
 from rnn_dynamics import activations
 from rnn_dynamics.activations import Activation
-from rnn_dynamics.fixed_points import canonical, cycles, find, intervals
+from rnn_dynamics.fixed_points import canonical, certify, cycles, find, intervals
 from rnn_dynamics.fixed_points.enumeration import enumerate as enumerate_
 from rnn_dynamics.models import CTRNN, DoyaNeuron, ElmanRNN, PascanuRNN
 from rnn_dynamics.models.reference import Henon, bistable_module, chaotic_module, oscillator
@@ -244,6 +247,79 @@ def test_a_relu_network_is_solved_region_by_region():  # x = W relu(x) + b by ha
     assert silent.complete
     ray = enumerate_(network([[1.0]], 0.0, activations.relu))
     np.testing.assert_array_equal(ray.undecided, [[[[0.0, np.inf]]]])
+
+
+def beside_a_fold(w, b, side):
+    """The fixed points of Doya's neuron next to its lower (-1) or upper (1) fold, to 40 digits: none or two.
+
+    With y = w x + b they are at about y₀ ± √(2 (b - b₀)/b''), where b = y - w σ(y) and b'' = 2 x₀ - 1.
+    """
+    with mpmath.workdps(40):
+        w, b = mpmath.mpf(w), mpmath.mpf(b)
+        x = (1 + side * mpmath.sqrt(1 - 4 / w)) / 2
+        y = mpmath.log(x / (1 - x))
+        square = 2 * (b - y + w * x) / (2 * x - 1)
+        return [solution(w, b, y + sign * mpmath.sqrt(square)) for sign in (-1, 1)] if square > 0 else []
+
+
+@pytest.mark.parametrize("w", [5.0, 8.0])
+@pytest.mark.parametrize("d", [0.0, 1e-14, 1e-13, 1e-12])
+def test_beside_a_fold_each_fixed_point_is_proved_or_in_a_box_that_says_perhaps(w, d):
+    for ((b, x), side), sign in itertools.product(zip(DoyaNeuron.folds(w), (-1, 1), strict=True), (-1, 1)):
+        points, true = enumerate_(DoyaNeuron(w=w, b=float(b) + sign * d)), beside_a_fold(w, float(b) + sign * d, side)
+        proved = [*zip(states(points)[:, 0].tolist(), points.radius.tolist(), strict=True)]
+        boxes = points.undecided[:, 0, 0].tolist()
+        for each in true:
+            assert any(abs(each - p) <= r for p, r in proved) or any(low <= each <= high for low, high in boxes)
+        number = sum(abs(p - float(x)) < 1e-4 for p, _ in proved)
+        assert number == len(true) if points.complete else number <= 1
+        assert len(boxes) == (not points.complete)
+        assert all(high - low < 1e-6 for low, high in boxes)
+        assert all(point.complete == points.complete for point in points)
+        assert points.complete or d < 1e-12  # there the two are 3e-7 apart
+        assert not points.complete or d > 0
+
+
+def exact_relu_points(w, b):
+    """The fixed points of x = W relu(x) + b in fractions, region by region, in ascending order."""
+    n, found = len(b), []
+    for on in itertools.product((0, 1), repeat=n):
+        rows = [[Fraction(int(i == j)) - Fraction(w[i, j]) * on[j] for j in range(n)] for i in range(n)]
+        rows = [[*row, Fraction(last)] for row, last in zip(rows, b, strict=True)]
+        for i in range(n):  # Gauss and Jordan's elimination; no pivot of random numbers is 0
+            rows[i] = [entry / rows[i][i] for entry in rows[i]]
+            for j in set(range(n)) - {i}:
+                rows[j] = [p - rows[j][i] * q for p, q in zip(rows[j], rows[i], strict=True)]
+        x = [row[-1] for row in rows]
+        if [entry > 0 for entry in x] == [side == 1 for side in on]:
+            found.append(x)
+    return sorted(found)
+
+
+@pytest.mark.parametrize("least", [1e-3, 1e-6])
+@pytest.mark.parametrize("along", [True, False])
+@pytest.mark.parametrize("seed", range(4))
+def test_the_points_of_a_relu_network_are_the_exact_ones_within_their_radii(seed, along, least):
+    # Where all units are on, (I - W) v is as short as this, and I - W is known to ε. One point is there: along v, where
+    # the inverse is what is least known, or not, where it is its product with b.
+    rng = np.random.default_rng(seed)
+    v, x = (each / np.linalg.norm(each) for each in rng.uniform(0.1, 1, (2, 3)))
+    rest, other = rng.normal(size=(3, 3)), rng.normal(size=3)
+    matrix = rest - np.outer(rest @ v - least * other, v)
+    model = network(np.eye(3) - matrix, matrix @ (v if along else x), activations.relu)
+    w, b = (np.asarray(each).tolist() for each in (model.w_rec, model.b))
+    points, exact = enumerate_(model), exact_relu_points(np.asarray(w), b)
+    assert points.complete
+    assert len(points) == len(exact) >= 1
+    for x, radius, true in zip(states(points), points.radius, exact, strict=True):
+        error = max(abs(Fraction(p) - q) for p, q in zip(x.tolist(), true, strict=True))
+        assert error <= Fraction(radius)
+        assert radius <= 1e-13 / least  # some hundred roundings
+        for off in (0.0, 1e-9, 1e-3 * least):
+            at = x + off * rng.uniform(-1, 1, 3)
+            error = max(abs(Fraction(p) - q) for p, q in zip(at.tolist(), true, strict=True))
+            certificate = certify(model, jnp.asarray(at))
+            assert error <= Fraction(certificate.radius)
 
 
 @pytest.mark.parametrize(("leak", "dtype"), [(1e-3, jnp.float32), (1e-7, jnp.float64)])

@@ -281,6 +281,10 @@ OPERATIONS = {  # each with its value by mpmath, at a point away from corners
 }
 
 
+def test_every_operation_of_the_tables_is_among_them():
+    assert {*rigorous._UNARY, *rigorous._BINARY} <= {name.partition(",")[0] for name in OPERATIONS}
+
+
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_each_operation_has_its_value_and_the_slopes_of_its_chords(name):
     operation, exact, *point = OPERATIONS[name]
