@@ -9,7 +9,7 @@ import scipy
 from jaxtyping import Array, Float
 
 from rnn_dynamics import activations
-from rnn_dynamics.bifurcation import Diagram, Iterate, diagram
+from rnn_dynamics.bifurcation import Diagram, Iterate, diagram, diagrams
 from rnn_dynamics.continuation import Event
 from rnn_dynamics.fixed_points import enumerate as enumerate_
 from rnn_dynamics.models import PascanuRNN
@@ -250,11 +250,17 @@ def test_a_fields_pitchfork_has_all_its_arms_and_is_where_no_proof_is():
 
 def test_where_nothing_is_proved_a_fields_arms_are_found_from_its_branch_point(monkeypatch):
     # The other rate is 1, which of a map would be critical.
-    monkeypatch.setattr("rnn_dynamics.bifurcation.diagrams._enumerated", lambda *_: None)
+    monkeypatch.setattr(diagrams, "_enumerated", lambda *_: None)
     found = diagram(pitchfork(8.0), (-1.0, 1.0), jnp.array([[2.0, 4.0], [2.1, 4.0]]), time="continuous", num_values=2)
     branches = trunk_and_arms(found, 8.0)
     assert not found.proved.any()
     assert not any(branch.stable.any() for branch in branches)
+
+
+def test_what_is_proved_of_a_map_is_not_said_of_the_field_of_the_same_form():
+    one = PascanuRNN(jnp.eye(1) / 2, None, jnp.ones(1), activations.tanh)
+    known = [diagrams._enumerated(one, None, time) for time in ("discrete", "continuous")]
+    assert [proof is not None and proof.complete for proof in known] == [True, False]
 
 
 def test_the_iterate_has_the_product_of_the_jacobians():

@@ -288,6 +288,42 @@ def test_a_folds_cubic_term_holds_what_a_unit_slaved_to_it_gives_back(time):
     assert form.verdict == "fold"
 
 
+def test_a_flips_cubic_term_holds_what_a_unit_slaved_to_it_gives_back():
+    # On the centre manifold y = h x² + ..., where h/2 = 1.1: x' = -x + 0.3 x² + b x³ + ..., and c = 0.3² + b.
+    def family(p):
+        def step(x, u):
+            bend, slave = 0.3 * x[0] ** 2 + 0.7 * x[0] * x[1] + 0.2 * x[0] ** 3, 1.1 * x[0] ** 2 + x[1] / 2
+            return jnp.stack([-(1 + p) * x[0] + bend, slave])
+
+        return step
+
+    form = normal_form(family, at("PD", 0.0, [0.0, 0.0]))
+    assert form.coefficient == pytest.approx(0.3**2 + 0.2 + 0.7 * 2.2, rel=1e-14)
+
+
+@pytest.mark.parametrize("kind", ["NS", "H"])
+def test_a_rotations_cubic_term_holds_what_a_unit_slaved_to_it_gives_back(kind):
+    # s is slaved to d₁|z|² + d₂ Re z²: on the centre manifold s = h₁|z|² + Re(h₂ z²), and (k₁z + k₂z̄) s turns with z
+    # in (k₁h₁ + k₂h₂/2) z|z|², of which |z|² = 2ρ² for v of length 1.
+    (k1, k2), (d1, d2), omega = (0.7, -0.4), (0.9, 1.3), 1.0
+    rotation = np.array([[np.cos(omega), -np.sin(omega)], [np.sin(omega), np.cos(omega)]])
+
+    def family(p):
+        def step(x, u):
+            z, s = x[:2], x[2]
+            moved, slave = s * jnp.stack([(k1 + k2) * z[0], (k1 - k2) * z[1]]), d1 * z @ z + d2 * (z[0] ** 2 - z[1] ** 2)
+            if kind == "NS":
+                return jnp.append(rotation @ (z + moved), s / 2 + slave)
+            return jnp.append(omega * jnp.stack([-z[1], z[0]]) + moved, slave - s / 2)
+
+        return step
+
+    form = normal_form(family, at(kind, 0.0, [0.0] * 3), time="discrete" if kind == "NS" else "continuous")
+    turns = np.exp(2j * omega) - 1 / 2 if kind == "NS" else 2j * omega + 1 / 2
+    h1, h2 = d1 / (1 / 2), d2 / turns
+    assert form.coefficient == pytest.approx(2 * (k1 * h1 + k2 * h2.real / 2), rel=1e-13)
+
+
 def test_two_branches_cross_in_the_directions_of_their_tangents():
     # G = (x - p)(x + 2p) in the first unit, the second slaved to it.
     def family(p):
