@@ -311,7 +311,8 @@ def test_a_rotations_cubic_term_holds_what_a_unit_slaved_to_it_gives_back(kind):
     def family(p):
         def step(x, u):
             z, s = x[:2], x[2]
-            moved, slave = s * jnp.stack([(k1 + k2) * z[0], (k1 - k2) * z[1]]), d1 * z @ z + d2 * (z[0] ** 2 - z[1] ** 2)
+            moved = s * jnp.stack([(k1 + k2) * z[0], (k1 - k2) * z[1]])
+            slave = d1 * (z @ z) + d2 * (z[0] ** 2 - z[1] ** 2)
             if kind == "NS":
                 return jnp.append(rotation @ (z + moved), s / 2 + slave)
             return jnp.append(omega * jnp.stack([-z[1], z[0]]) + moved, slave - s / 2)

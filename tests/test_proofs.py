@@ -319,15 +319,15 @@ def test_a_comparison_is_made_where_all_numbers_in_the_boxes_agree(name):
             assert jacobian[0, 0] == (1 if outcomes == {True} else -1)
 
 
-@pytest.mark.parametrize(("reverse", "value", "slopes"), [(True, [19, 6], [6, 3, 0, 1]), (False, [4, 21], [1, 0, 5, 4])])
-def test_a_scan_runs_either_way(reverse, value, slopes):
+@pytest.mark.parametrize(("reverse", "y", "slopes"), [(True, [19, 6], [6, 3, 0, 1]), (False, [4, 21], [1, 0, 5, 4])])
+def test_a_scan_runs_either_way(reverse, y, slopes):
     def once(carry, x):
         return carry * x + 1, carry * x + 1
 
     trace = jax.make_jaxpr(lambda x: jax.lax.scan(once, 1.0, x, reverse=reverse)[1])(np.ones(2))
     there = rigorous.value_and_jacobian(trace, [rigorous.flint.arb(3), rigorous.flint.arb(5)])
     # From the end 5 + 1 and 3 (5 + 1) + 1, from the beginning 3 + 1 and 5 (3 + 1) + 1.
-    assert [[*map(float, each.entries())] for each in there] == [value, slopes]
+    assert [[*map(float, each.entries())] for each in there] == [y, slopes]
 
 
 AT_REST = {
