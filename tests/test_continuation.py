@@ -505,12 +505,17 @@ def test_a_span_of_any_width_has_an_end_and_an_empty_one_no_branch(together):
             assert not rows.any()
 
 
-def test_a_length_that_is_not_a_number_ends_a_curve():
-    box = -jnp.ones(2), jnp.ones(2)
-    lengths = arclength.Steps(), 3, jnp.asarray(True)
-    follow = jax.jit(lambda w: arclength.follow(lambda y: y[:1], jnp.zeros(2), w, *box, *lengths))
-    assert follow(jnp.array([1.0, 1.0])).ended.tolist() == [arclength.MAX_POINTS] * 2
-    assert follow(jnp.array([1.0, jnp.inf])).ended.tolist() == [arclength.TOO_SMALL] * 2
+def test_where_lengths_overflow_a_curve_ends():
+    box, lengths = (-jnp.ones(2), jnp.ones(2)), (arclength.Steps(), 3, jnp.asarray(True))
+
+    @jax.jit
+    def ended(slope, weights):
+        curve = arclength.follow_in_units(lambda y: slope * y[:1], jnp.zeros(2), weights, 1, *box, *lengths)
+        return curve[0].ended
+
+    assert ended(1.0, jnp.ones(2)).tolist() == [arclength.MAX_POINTS] * 2
+    assert ended(1.0, jnp.array([1.0, jnp.inf])).tolist() == [arclength.TOO_SMALL] * 2  # of a span of no width
+    assert ended(0.0, jnp.array([0.0, 1.0])).tolist() == [arclength.TOO_SMALL] * 2  # of a state too large
 
 
 def test_every_special_point_of_a_random_network_solves_its_system_anew():

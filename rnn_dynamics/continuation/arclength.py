@@ -174,7 +174,7 @@ def follow_in_units(
         apart = jnp.mean((states - y0[:num_units]) ** 2, axis=1)
         moved = weights[0] * num_units * jnp.nanmax(apart, initial=0)
         sharp = ((round_ > 0) | jnp.any(path.ended == TOO_SMALL)) & (moved < 1 / 25)
-        sharp &= weights[0] * nearest < SHRINK**2
+        sharp &= (weights[0] > 0) & (weights[0] * nearest < SHRINK**2)  # 0 where a state's square overflows
         unit = jnp.where(grown, larger, weights[0] / jnp.maximum(4 * moved, SHRINK**2))
         weights = jnp.where(grown | sharp, weights.at[:num_units].set(unit), weights)
         return round_ + 1, weights, path, grown | sharp
