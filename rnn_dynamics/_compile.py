@@ -6,7 +6,7 @@ Row 0 of the layer table: imports nothing of the package. Next: `activations`, `
 import functools
 import importlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
@@ -22,6 +22,7 @@ from threadpoolctl import ThreadpoolController
 
 __all__ = [
     "any_lane",
+    "in_threads",
     "jit",
     "jit_wide",
     "num_cores",
@@ -182,7 +183,7 @@ _OTHERS = {"conv_general_dilated", "debug_callback", "debug_print", "fft", "ffi_
 
 
 def num_cores() -> int:
-    """Into how many shares `on_all_cores` may cut work; 1 inside a caller's transformation and on a GPU."""
+    """Into how many threads a caller may cut its work; 1 inside a caller's transformation and on a GPU."""
     if not top_level() or jax.default_backend() != "cpu":
         return 1
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -192,11 +193,32 @@ def num_cores() -> int:
 _compiled: set[int] = set()
 
 
-def on_all_cores(function: Callable, before: tuple, points: tuple, after: tuple, num_shares: int) -> Any:
-    """function(*before, *points, *after), the arrays in `points` cut into equal shares, each in a thread of its own.
+def in_threads(function: Callable, calls: Sequence[tuple]) -> list[Any]:
+    """function(*args) for every args in `calls`, each in a thread of its own: a loop of small steps keeps one core.
 
-    For loops of small steps, which XLA runs on one core. `function` is compiled, takes the points of a share one by one
-    or side by side, and does not wait for XLA's own threads (`waits`). Arrays come back as NumPy's.
+    `function` is compiled, and does not wait for XLA's own threads (`waits`).
+    """
+    wide = jnp.result_type(float) == jnp.float64
+    device = jax.config.jax_default_device  # pyright: ignore[reportAttributeAccessIssue]
+
+    def run(args):
+        with jax.enable_x64(wide), jax.default_device(device):  # a thread begins without what its maker has set
+            return jax.block_until_ready(function(*args))
+
+    # The first call compiles; threads that begin together would all do so.
+    leaves, structure = jax.tree.flatten(calls[0])
+    kinds = ((leaf.shape, leaf.dtype) if hasattr(leaf, "dtype") else leaf for leaf in leaves)
+    known = hash((function, structure, wide, *kinds))
+    first = [] if known in _compiled else [run(calls[0])]
+    _compiled.add(known)
+    with ThreadPoolExecutor(len(calls)) as threads:
+        return [*first, *threads.map(run, calls[len(first) :])]
+
+
+def on_all_cores(function: Callable, before: tuple, points: tuple, after: tuple, num_shares: int) -> Any:
+    """function(*before, *points, *after), the arrays in `points` cut into equal shares, which run `in_threads`.
+
+    `function` takes the points of a share one by one or side by side. Arrays come back as NumPy's.
     """
     if num_shares == 1:
         return function(*before, *points, *after)
@@ -204,22 +226,8 @@ def on_all_cores(function: Callable, before: tuple, points: tuple, after: tuple,
     size = -(-num_points // num_shares)
     # Shares of one shape are compiled once; the last point is repeated where the last share is not full.
     index = np.minimum(np.arange(num_shares * size), num_points - 1).reshape(num_shares, size)
-    shares = [tuple(np.asarray(each)[some] for each in points) for some in index]
-    wide = jnp.result_type(float) == jnp.float64
-    device = jax.config.jax_default_device  # pyright: ignore[reportAttributeAccessIssue]
-
-    def run(share):
-        with jax.enable_x64(wide), jax.default_device(device):  # a thread begins without what its maker has set
-            return jax.block_until_ready(function(*before, *share, *after))
-
-    # The first call compiles; threads that begin together would all do so.
-    leaves, structure = jax.tree.flatten((before, shares[0], after))
-    kinds = ((leaf.shape, leaf.dtype) if hasattr(leaf, "dtype") else leaf for leaf in leaves)
-    known = hash((function, structure, wide, *kinds))
-    first = [] if known in _compiled else [run(shares[0])]
-    _compiled.add(known)
-    with ThreadPoolExecutor(num_shares) as threads:
-        found = [*first, *threads.map(run, shares[len(first) :])]
+    shares = [(*before, *(np.asarray(each)[some] for each in points), *after) for some in index]
+    found = in_threads(function, shares)
     return jax.tree.map(lambda *leaves: np.concatenate(leaves)[:num_points], *found)
 
 

@@ -25,6 +25,7 @@ __all__ = [
     "times_power",
     "total",
     "triangle_with_losses",
+    "triangles",
     "unit",
 ]
 
@@ -194,13 +195,20 @@ def lengths(a):
 def qr(a):
     """A = Q·R, with exact zeros for the rows of R that rounding alone could have left: A is singular there."""
     q, r = jnp.linalg.qr(a)
-    return q, jnp.where(jnp.all(_noise(r, a), axis=1)[:, None], 0, r)
+    return q, _zeros_exact(r, _sizes(a))
 
 
-def _noise(rest, whole):
+def _zeros_exact(r, sizes):
+    return jnp.where(jnp.all(_noise(r, *sizes), axis=1)[:, None], 0, r)
+
+
+def _sizes(whole):
+    return tuple(jnp.max(jnp.abs(whole), axis=axis) for axis in (1, 0))
+
+
+def _noise(rest, rows, columns):
     """Where what is left of a matrix is within rounding of 0, as its row and its column had been."""
-    rows, columns = (jnp.max(jnp.abs(whole), axis=axis, keepdims=True) for axis in (1, 0))
-    noise = max(_SINGULAR, jnp.finfo(rest.dtype).eps) * jnp.minimum(rows, columns)
+    noise = max(_SINGULAR, jnp.finfo(rest.dtype).eps) * jnp.minimum(rows[:, None], columns)
     return jnp.isfinite(rest) & (jnp.abs(rest) <= noise)
 
 
@@ -210,13 +218,49 @@ def _(primals, tangents):
     # dQ = Q·Ω with Ω skew and the lower triangle of Qᵀ dA R⁻¹. Where R has zero rows, columns of Q may turn among
     # themselves; they are held still, where R⁻¹ would give NaN, and dR keeps a full block there.
     q, r = qr(*primals)
-    x = q.T @ tangents[0]
+    turn, change = _split(r, q.T @ tangents[0], lambda below: below - below.T)
+    return (q, r), (q @ turn, change)
+
+
+def _split(r, x, whole):
+    """N and dR of X = N R + dR: N is whole(strict lower triangle), and dR has none but where R has zero rows."""
     zero = ~jnp.any(r != 0, axis=1)
     solved = lax.linalg.triangular_solve(r + jnp.diag(zero.astype(r.dtype)), x)  # x R⁻¹
-    below = jnp.tril(jnp.where(zero, 0, solved), -1)
-    turn = below - below.T
+    n = whole(jnp.tril(jnp.where(zero, 0, solved), -1))
     kept = jnp.tri(len(r), dtype=bool).T | (zero[:, None] & zero)
-    return (q, r), (q @ turn, jnp.where(kept, x - turn @ r, 0))
+    return n, jnp.where(kept, x - n @ r, 0)
+
+
+@jax.custom_jvp
+def triangles(a):
+    """A = L·R as `qr`, by elimination, for a third of the work: L is unit lower triangular but for the order of rows.
+
+    No entry of L is above 1, but L need not be well conditioned; the third result is an estimate of ‖L⁻¹‖∞: what L⁻¹
+    makes of a vector of generic signs (Cline, Moler, Stewart, Wilkinson 1979).
+    """
+    lower, upper, order, stretch = _triangles(a)
+    return lower[_places(order)], upper, stretch
+
+
+def _triangles(a):
+    packed, pivots, _ = lax.linalg.lu(a)
+    index = jnp.arange(len(a))
+    lower, order = jnp.tril(packed, -1) + jnp.eye(len(a), dtype=a.dtype), _order(index.astype(pivots.dtype), pivots)
+    signs = jnp.where(jnp.cos(1.0 + index) > 0, 1, -1).astype(a.dtype)[:, None]
+    solved = lax.linalg.triangular_solve(lower, signs, left_side=True, lower=True, unit_diagonal=True)
+    rows, columns = _sizes(a)
+    return lower, _zeros_exact(jnp.triu(packed), (rows[order], columns)), order, jnp.abs(solved).max()
+
+
+@triangles.defjvp
+@jax.default_matmul_precision("highest")
+def _(primals, tangents):
+    # X = L⁻¹ P dA = N R + dR, with N = L⁻¹ dL strictly lower. Where R has zero rows all is as for `qr`.
+    lower, r, order, stretch = _triangles(*primals)
+    x = lax.linalg.triangular_solve(lower, tangents[0][order], left_side=True, lower=True, unit_diagonal=True)
+    n, change = _split(r, x, lambda below: below)
+    place = _places(order)
+    return (lower[place], r, stretch), ((lower @ n)[place], change, jnp.zeros_like(stretch))
 
 
 def swapped_back(rows, pivots):
@@ -224,15 +268,21 @@ def swapped_back(rows, pivots):
 
     `lax.linalg.lu` has P too, left out by XLA where unused: its loop takes half as long as the elimination itself.
     """
+    return rows[_places(_order(jnp.arange(len(rows), dtype=pivots.dtype), pivots))]
+
+
+def _order(order, pivots):
 
     def swap(i, order):
         first, second = order[i], order[pivots[i]]
         order = lax.dynamic_update_index_in_dim(order, second, i, 0)
         return lax.dynamic_update_index_in_dim(order, first, pivots[i], 0)
 
-    index = jnp.arange(len(rows), dtype=pivots.dtype)
-    order = lax.fori_loop(0, len(pivots), swap, index)
-    return rows[jnp.zeros_like(index).at[order].set(index)]
+    return lax.fori_loop(0, len(pivots), swap, order)
+
+
+def _places(order):
+    return jnp.zeros_like(order).at[order].set(jnp.arange(len(order), dtype=order.dtype))
 
 
 def eliminate(b, left, right):
@@ -255,10 +305,10 @@ def eliminate(b, left, right):
         log_pivot = jnp.where(zero, -jnp.inf, jnp.log(jnp.abs(pivot)) + left[i] + right[j])
         signed_row = jnp.sign(pivot) * (times_exp(row, right - right[j]) + at_j)
         b = b - pivot * jnp.outer(column, row)
-        b = jnp.where(_noise(b, whole), 0, b)
+        b = jnp.where(_noise(b, *sizes), 0, b)
         return (b, row_free, column_free), (times_exp(column, left - left[i]) + at_i, log_pivot, signed_row)
 
-    whole, free = b, jnp.ones(n, bool)
+    sizes, free = _sizes(b), jnp.ones(n, bool)
     columns, log_scale, rows = lax.scan(eliminate, (b, free, free), length=n)[1]
     return columns.T, log_scale, rows
 

@@ -101,6 +101,16 @@ def test_a_network_at_rest_agrees_with_mpmath():
     np.testing.assert_allclose(found, exact, rtol=0, atol=120 * 310 * EPS * 10)
 
 
+def test_factors_whose_elimination_is_ill_conditioned_agree_with_mpmath():
+    # Unit lower triangular with -1 below: eliminated already, and ‖L⁻¹‖∞ = 2^(n-1), so that QR has to take over.
+    n, num = 16, 10
+    matrix = np.eye(n) - np.tril(np.ones((n, n)), -1)
+    matrices = np.tile(matrix, (num, 1, 1)) + 1e-3 * gaussian(num, n)
+    exact = mpmath_log_singular_values(matrices, 250)
+    found = products.from_matrices(jax.device_put(matrices)).log_singular_values()
+    np.testing.assert_allclose(found, exact, rtol=0, atol=10 * EPS * np.linalg.cond(matrices).sum())
+
+
 @pytest.mark.parametrize("c", [0.3, 1.0, 5.0])
 def test_a_multiple_of_orthogonal_matrices_has_equal_singular_values(c):
     found = products.from_matrices(jax.device_put(c * orthogonal(400, 6)))
@@ -338,6 +348,60 @@ def test_in_parallel_over_time_a_lost_direction_stays_lost_and_nothing_is_the_id
     assert products.cumulative(jnp.zeros((0, 3, 3)), parallel=True).log_scale.shape == (0, 3)
 
 
+@pytest.mark.parametrize("num_cores", [1, 2, 3])
+def test_a_stretch_for_each_core_makes_the_same_product(num_cores, monkeypatch):
+    monkeypatch.setattr("rnn_dynamics.products.multiplication.num_cores", lambda: num_cores)
+    d = np.exp(np.random.default_rng(1).uniform(-2, 2, (101, 4)))
+    q = orthogonal(102, 4, seed=2)
+    found = products.from_matrices(jax.device_put(q[1:] * d[:, None] @ q[:-1].swapaxes(1, 2)), parallel=True)
+    # Roundings of a few ε κ(A_t), κ < e⁴.
+    np.testing.assert_allclose(
+        found.log_singular_values(), np.sort(np.log(d).sum(0))[::-1], rtol=0, atol=101 * 55 * EPS * 10
+    )
+
+
+TURN, MIRROR = np.array([[0.6, -0.8], [0.8, 0.6]]), np.diag([1.0, -1.0])
+LARGEST = {
+    "grows": (np.tile(np.diag([0.1, 10.0]), (1000, 1, 1)), 1000 * np.log(10)),
+    "turns": (np.tile(3.0 * TURN, (100, 1, 1)), 100 * np.log(3)),
+    # What leads after 400 factors is gone after 1,200, and what leads then was e^-921 of it, below the least float.
+    "overtaken": (
+        np.concatenate([np.tile(np.diag([10.0, 1.0]), (400, 1, 1)), np.tile(np.diag([0.1, 1.0]), (800, 1, 1))]),
+        0.0,
+    ),
+    # [[2⁶⁰, 2⁶⁰], [0, 1]], and then what leaves of it the 1 alone: the halves meet almost at right angles.
+    "cancelled": (np.stack([[[1.0, 1.0], [0.0, 1.0]], *60 * [np.diag([2.0, 1])], *61 * [np.diag([2.0**-10, 1])]]), 0.0),
+    "beyond the floats at once": (np.tile(np.diag([1e200, 1e-200]), (3, 1, 1)), 600 * np.log(10)),
+    "one column lost": (np.tile([[2.0, 0.0], [1.0, 0.0]], (10, 1, 1)), 9 * np.log(2) + np.log(5) / 2),
+    "zero": (np.stack([np.diag([1.0, 0.0]), np.diag([0.0, 1.0])]), -np.inf),
+    "nothing": (np.zeros((0, 2, 2)), 0.0),
+    "one": (2.0 * MIRROR[None], np.log(2)),
+}
+
+
+@pytest.mark.parametrize("parallel", [False, True])
+@pytest.mark.parametrize("name", LARGEST)
+def test_the_largest_singular_value_alone_has_its_closed_form(name, parallel, monkeypatch):
+    monkeypatch.setattr("rnn_dynamics.products.largest.num_cores", lambda: 2)
+    matrices, exact = LARGEST[name]
+    found = products.log_norm(jax.device_put(matrices), parallel=parallel)
+    np.testing.assert_allclose(found, exact, rtol=1e-13, atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_the_largest_alone_is_the_largest_of_all_with_its_derivative(dtype):
+    matrices = jnp.asarray(gaussian(300, 5), dtype)
+    all_of_them = lambda matrices: products.from_matrices(matrices).log_norm()  # noqa: E731
+    exact, eps = all_of_them(jnp.asarray(gaussian(300, 5))), np.finfo(dtype).eps
+    for parallel in (False, True):
+        found = products.log_norm(matrices, parallel=parallel)
+        assert found.dtype == dtype
+        # A few ε κ a step, the mean κ of a Gaussian factor about 30: they add up like a random walk.
+        np.testing.assert_allclose(found, exact, rtol=0, atol=300**0.5 * 30 * eps * 10)
+    if dtype == np.float64:
+        np.testing.assert_allclose(jax.grad(products.log_norm)(matrices), jax.grad(all_of_them)(matrices), rtol=1e-12)
+
+
 def test_singular_vectors_are_the_directions_that_survive_and_those_that_vanish():
     matrices = gaussian(400, 6)
     product = products.from_matrices(jax.device_put(matrices))
@@ -448,6 +512,11 @@ def test_factors_at_either_end_of_the_floats_multiply_as_others_do(dtype, power)
         (lambda: products.from_matrices(np.ones((3, 2, 2), int)), "matrices.*int"),
         (lambda: products.from_matrices(np.full((3, 2, 2), np.nan)), "matrices must be finite.*12"),
         (lambda: products.cumulative(np.ones((3, 0, 0))), "at least 1 by 1"),
+        (lambda: products.log_norm(np.ones((3, 2, 4))), r"matrices.*\(3, 2, 4\)"),
+        (lambda: products.log_norm(np.ones((3, 0, 0))), "at least 1 by 1"),
+        (lambda: products.log_norm(np.stack([np.eye(2), np.diag([1, np.nan])])), "matrices must be finite"),
+        (lambda: products.log_norm(np.stack([np.eye(2), np.diag([0, np.inf])])), "matrices must be finite"),
+        (lambda: products.log_norm(np.ones((3, 2, 2)), parallel=2), "parallel must be of type bool; got int"),
         (lambda: products.cumulative(np.ones((3, 2, 2)), parallel=4), "parallel must be of type bool; got int"),
         (lambda: products.from_matrices(np.ones((3, 2, 2)), parallel=None), "parallel.*NoneType"),
         (lambda: products.identity(0), "n must be.*0"),

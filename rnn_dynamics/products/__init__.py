@@ -11,11 +11,12 @@ logarithm by more than rounding unless factors are far from normal over many ste
 [[.5, 10¹⁵], [0, .5]] a thousand times over, is not kept triangular, and its zeros count as ε or so. What is not finite
 makes a product NaN.
 
-Row 1 of the layer table: `product` is the factored matrix, `multiplication` on it makes one. Next: `jacobians`, which
-multiplies along a trajectory.
+Row 1 of the layer table: `product` is the factored matrix, `multiplication` makes one, `largest` does without. Next:
+`jacobians`, which multiplies along a trajectory.
 """
 
+from rnn_dynamics.products.largest import log_norm
 from rnn_dynamics.products.multiplication import compose, cumulative, from_matrices, multiply
 from rnn_dynamics.products.product import Product, identity
 
-__all__ = ["Product", "compose", "cumulative", "from_matrices", "identity", "multiply"]
+__all__ = ["Product", "compose", "cumulative", "from_matrices", "identity", "log_norm", "multiply"]

@@ -51,8 +51,9 @@ Absolute times are left out: they belong to a machine. All in float64; every con
   of the unit circle; ours finds all special points.
 - *C, one core*: one orbit by a plain loop with libm's exponential; every step waits for the one before it.
 - *Lyapunov spectra*: NumPy takes a Jacobian, a product and a QR at every step; its time a step is ours' to compare.
-- *products of matrices*: ours is `from_matrices`, whichever of its values is read; NumPy's QR is its time a step, and
-  the logarithms that it gives are off by 1 or so.
+- *products of matrices*: `from_matrices` and its log singular values; `log_norm` for the largest alone. *In parallel*:
+  with `parallel=True`, a stretch of the matrices for each core. NumPy's QR is its time a step, and the logarithms that
+  it gives are off by 1 or so.
 - *BPTT*: a network's outputs, their loss and its gradient in all weights, in float32; torch where it is installed.
 - *two devices*: `XLA_FLAGS=--xla_force_host_platform_device_count=2`, a core each.
 
