@@ -243,11 +243,11 @@ def triangles(a):
 
 
 def _triangles(a):
-    packed, pivots, _ = lax.linalg.lu(a)
     index = jnp.arange(len(a))
-    lower, order = jnp.tril(packed, -1) + jnp.eye(len(a), dtype=a.dtype), _order(index.astype(pivots.dtype), pivots)
     signs = jnp.where(jnp.cos(1.0 + index) > 0, 1, -1).astype(a.dtype)[:, None]
-    solved = lax.linalg.triangular_solve(lower, signs, left_side=True, lower=True, unit_diagonal=True)
+    packed, pivots, _ = lax.linalg.lu(jnp.concatenate([a, signs], axis=1))  # a last column, to become L⁻¹ P signs
+    packed, solved = packed[:, :-1], packed[:, -1]
+    lower, order = jnp.tril(packed, -1) + jnp.eye(len(a), dtype=a.dtype), _order(index.astype(pivots.dtype), pivots)
     rows, columns = _sizes(a)
     return lower, _zeros_exact(jnp.triu(packed), (rows[order], columns)), order, jnp.abs(solved).max()
 

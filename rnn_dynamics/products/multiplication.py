@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, DTypeLike, Float, PyTree
 
@@ -74,17 +75,22 @@ def from_matrices(matrices: Float[Array, "T n n"], *, parallel: bool = False) ->
         >>> from_matrices(steps).log_singular_values().round(6)
         Array([ 2302.585093, -2302.585093], dtype=float64)
     """
-    matrices = _sequence(matrices)
+    matrices = _sequence(matrices, check_finite=False)
     _check.instance("parallel", parallel, bool)
-    if not parallel or len(matrices) == 0:
-        return on_one_blas_thread(_sequential, matrices, False)
     num_stretches = min(num_cores(), len(matrices))
-    if num_stretches == 1:
-        return _from_matrices_in_parallel(matrices)
-    ends = [jnp.asarray(len(matrices) * i // num_stretches) for i in range(num_stretches + 1)]
-    with one_blas_thread():
-        stretches = in_threads(_stretch, [(matrices, *between) for between in itertools.pairwise(ends)])
-        return functools.reduce(lambda earlier, later: _compose(later, earlier), stretches)
+    if not parallel or num_stretches == 0:
+        product = on_one_blas_thread(_sequential, matrices, False)
+    elif num_stretches == 1:
+        product = _from_matrices_in_parallel(matrices)
+    else:
+        ends = [jnp.asarray(len(matrices) * i // num_stretches) for i in range(num_stretches + 1)]
+        with one_blas_thread():
+            stretches = in_threads(_stretch, [(matrices, *between) for between in itertools.pairwise(ends)])
+            product = functools.reduce(lambda earlier, later: _compose(later, earlier), stretches)
+    # A factor that is not finite makes the product NaN, or is lost in zero: it need not be looked for before.
+    if _check.known(product.log_scale) and not np.isfinite(product.log_scale).all():
+        _sequence(matrices)
+    return product
 
 
 def cumulative(matrices: Float[Array, "T n n"], *, parallel: bool = False) -> Product:
@@ -138,8 +144,8 @@ def compose(later: Product, earlier: Product) -> Product:
     return _compose(later, earlier)
 
 
-def _sequence(matrices):
-    matrices = _check.floats("matrices", matrices, "T", "n", "n")
+def _sequence(matrices, *, check_finite=True):
+    matrices = _check.floats("matrices", matrices, "T", "n", "n", check_finite=check_finite)
     if matrices.shape[1] == 0:
         raise ValueError(f"matrices must be at least 1 by 1; got shape {matrices.shape}")
     return matrices
@@ -170,16 +176,15 @@ def _beginning(product):
 
 
 def _accumulate(matrix, so_far, factorise):
-    """The next product, what the sums of logarithms in `log_scale` leave over, and how far v has moved, looked at.
+    """The next product, what the sums of logarithms leave over, and how far v has moved since it was looked at.
 
-    In float32 the logarithm of a long product is a number whose last place is as large as one factor's: the next factor
-    adds what is left over. And v comes to rest in the end: looked at is what has moved.
+    In float32 the last place of a long product's logarithm is as large as one factor's: the next adds what is left.
     """
     u, log_scale, v, left, moved = _straight(*so_far)
-    power = _power(matrix)
+    sizes = lax.stop_gradient(jnp.max(jnp.abs(matrix), axis=0))
+    graded = jnp.max(sizes) / _GRADED > jnp.min(sizes)
+    power = _power(sizes)
     matrix = _graded.times_power(matrix, -power)
-    sizes = jnp.max(jnp.abs(matrix), axis=0)
-    graded = jnp.max(sizes) > _GRADED * jnp.min(sizes)
     one = jnp.eye(len(matrix), dtype=matrix.dtype)
     q1, r1 = _where_any(graded, lambda _, matrix: _graded.by_rows(matrix), one, matrix)
     c = r1 @ u
@@ -195,19 +200,16 @@ def _accumulate(matrix, so_far, factorise):
 
 
 def _eliminated(c):
-    """c = L·R, well conditioned L: by elimination, in a third of the time of QR, which it takes where L would not be.
-
-    Which elimination does not promise, and hardly ever fails to give (Trefethen, Schreiber 1990).
-    """
+    """c = L·R with a well conditioned L: by elimination, which hardly ever fails in that; by QR where it does."""
     *factors, stretch = _graded.triangles(c)
     skew = lax.stop_gradient(stretch) > jnp.finfo(c.dtype).eps ** -_SKEW
     return _where_any(skew, lambda *_: _graded.row_sorted_qr(c), *factors)
 
 
-def _power(matrix):
+def _power(sizes):
     """The power of two to divide a matrix by, so that multiplying it neither over- nor underflows; 0 for most."""
-    _, power = jnp.frexp(lax.stop_gradient(jnp.max(jnp.abs(matrix))))
-    return jnp.where(jnp.abs(power) > jnp.finfo(matrix.dtype).maxexp // 4, power, 0)
+    _, power = jnp.frexp(jnp.max(sizes))
+    return jnp.where(jnp.abs(power) > jnp.finfo(sizes.dtype).maxexp // 4, power, 0)
 
 
 def scan(
@@ -233,9 +235,8 @@ def _ended(so_far):
 
 @jit
 def _stretch(matrices, first, last):
-    def advance(i, so_far):
-        return _accumulate(lax.dynamic_index_in_dim(matrices, i, keepdims=False), so_far, _eliminated)
-
+    matrix = lambda i: lax.dynamic_index_in_dim(matrices, i, keepdims=False)  # noqa: E731
+    advance = lambda i, so_far: _accumulate(matrix(i), so_far, _eliminated)  # noqa: E731
     return _ended(lax.fori_loop(first, last, advance, _beginning(identity(matrices.shape[1], matrices.dtype))))
 
 
@@ -245,9 +246,8 @@ def _sequential(matrices, every):
     return scan(lambda _, matrix: (None, matrix), None, n, matrices.dtype, matrices, num, every=every)
 
 
-# In parallel: a stretch of factors is dealt out to lanes, each lane multiplies its own, and a prefix sum over the lanes
-# says what went before each. `lax.associative_scan` over `compose` gives the same numbers, but XLA compiles its every
-# level anew (half a minute for 256 factors); a doubling of fixed shape is compiled once.
+# In parallel: each lane multiplies its own part of a stretch, and a prefix sum over the lanes says what went before.
+# XLA would compile every level of `lax.associative_scan` anew; a doubling of fixed shape is compiled once.
 
 
 def advance(product: Product, matrices: Float[Array, "T n n"]) -> tuple[Product, Product]:
