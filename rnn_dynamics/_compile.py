@@ -234,9 +234,13 @@ def on_all_cores(function: Callable, before: tuple, points: tuple, after: tuple,
 def waits(function: Callable, *args) -> bool:
     """Whether a function calls what waits for XLA's own threads: two such programs can wait for each other for ever.
 
-    Those are LAPACK on batches of matrices, Fourier transforms, convolutions, and all that is not JAX's.
+    Those are LAPACK on batches of matrices, Fourier transforms, convolutions, and all that is not JAX's. Of a function
+    that cannot be traced it is not known; whoever calls it will find out why.
     """
-    return _any_waits(jax.make_jaxpr(function)(*args).jaxpr)
+    try:
+        return _any_waits(jax.make_jaxpr(function)(*args).jaxpr)
+    except Exception:  # it is the user's
+        return True
 
 
 def _any_waits(jaxpr):

@@ -9,6 +9,7 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from rnn_dynamics import _check
@@ -83,17 +84,16 @@ def orbit_diagram(
 
 
 def _fresh(family, values, x0, num_kept, num_transient, inputs):
-    """In two programs: what is thrown away, on all cores; then what is kept, into one array."""
+    """In two programs: what is thrown away, a share on each core; then what is kept, into one array."""
     early, late = _parts(inputs, num_transient)
     num_shares = min(num_cores(), -(-len(values) // _CHUNK))
-    if num_shares > 1 and waits(lambda: _one_step(family, values[:1], x0, inputs)):
+    if num_shares > 1 and waits(functools.partial(_one_step, family), values[:1], x0, inputs):
         num_shares = 1
     xs, closed = on_all_cores(_thrown_away, (family,), (values,), (x0, num_transient, early), num_shares)
     return _kept(family, values, xs, closed, num_kept, late)
 
 
 def _one_step(family, values, x0, inputs):
-    x0 = _promoted(family, values, x0, inputs)
     u = jax.tree.map(lambda leaf: leaf[0], inputs)
     return jax.vmap(lambda p: family(p)(x0, u))(values)
 
@@ -107,36 +107,46 @@ def _thrown_away(family, values, x0, num_transient, inputs):
         x, closed = _transient(step, jnp.broadcast_to(x0, (len(part(values)), len(x0))), num_transient, inputs)
         return x, jnp.broadcast_to(closed, len(x))
 
-    return _by_chunk(family, values, run, (jnp.zeros((len(values), len(x0)), x0.dtype), jnp.zeros(len(values), bool)))
+    start = jnp.zeros((len(values), len(x0)), x0.dtype), jnp.zeros(len(values), bool)
+    return _by_chunk(family, values, run, start, jnp.zeros(len(values), bool))
 
 
 @jit_wide
 def _kept(family, values, xs, closed, num_kept, inputs):
     def run(step, part):
-        return _orbit(step, part(xs), part(closed).all(), num_kept, inputs)[1].swapaxes(0, 1)
+        return _orbit(step, part(xs), num_kept, inputs).swapaxes(0, 1)
 
-    return _by_chunk(family, values, run, jnp.zeros((len(values), num_kept, xs.shape[1]), xs.dtype))
+    if inputs is None and num_kept > _LAP:
+        # One lap of all, over and over, which all cores write at once; then what has not closed anew.
+        lap = _orbit(functools.partial(_side_by_side(family), values), xs, _LAP, None).swapaxes(0, 1)
+        return _by_chunk(family, values, run, jnp.tile(lap, (1, -(-num_kept // _LAP), 1))[:, :num_kept], closed)
+    start = jnp.zeros((len(values), num_kept, xs.shape[1]), xs.dtype)
+    return _by_chunk(family, values, run, start, jnp.zeros_like(closed))
 
 
-def _by_chunk(family, values, run, filled):
-    """`run(step, part)` chunk by chunk, written in place into `filled`: stacking would copy it all once more.
+def _side_by_side(family):
+    return jax.vmap(lambda p, x, u: family(p)(x, u), in_axes=(0, 0, None))
+
+
+def _by_chunk(family, values, run, filled, done):
+    """`run(step, part)` of every chunk that is not done, written in place into `filled`: stacking would copy it.
 
     `step(xs, u)` takes the states of a chunk, and `part` cuts them out of an array.
     """
     num_chunks = -(-len(values) // _CHUNK)
     size = -(-len(values) // num_chunks)
+    starts = np.minimum(np.arange(num_chunks) * size, len(values) - size)  # the last chunk overlaps the one before
+    open_chunks = ~done[starts[:, None] + np.arange(size)].all(axis=1)
+    order = jnp.asarray(starts)[jnp.argsort(~open_chunks)]
 
     def fill(i, filled):
-        start = jnp.minimum(i * size, len(values) - size)  # the last chunk overlaps the one before
-
         def part(leaf):
-            return jax.lax.dynamic_slice_in_dim(leaf, start, size)
+            return jax.lax.dynamic_slice_in_dim(leaf, order[i], size)
 
-        maps = jax.vmap(lambda p, x, u: family(p)(x, u), in_axes=(0, 0, None))
-        new = run(functools.partial(maps, part(values)), part)
-        return jax.tree.map(lambda to, new: jax.lax.dynamic_update_slice_in_dim(to, new, start, 0), filled, new)
+        new = run(functools.partial(_side_by_side(family), part(values)), part)
+        return jax.tree.map(lambda to, new: jax.lax.dynamic_update_slice_in_dim(to, new, order[i], 0), filled, new)
 
-    return jax.lax.fori_loop(0, num_chunks, fill, filled)
+    return jax.lax.fori_loop(0, open_chunks.sum(), fill, filled)
 
 
 @jit_wide
@@ -145,7 +155,13 @@ def _carried(family, values, x0, num_kept, num_transient, inputs):
 
     def settle(x, p):
         x, closed = _transient(family(p), x, num_transient, early)
-        return _orbit(family(p), x, closed, num_kept, late)
+        if late is None and num_kept > _LAP:
+            again = jnp.arange(num_kept) % _LAP
+            lap = lambda x: _orbit(family(p), x, _LAP, None)[again]  # noqa: E731
+            kept = jax.lax.cond(closed, lap, lambda x: _orbit(family(p), x, num_kept, None), x)
+        else:
+            kept = _orbit(family(p), x, num_kept, late)
+        return (kept[-1] if num_kept else x), kept
 
     return jax.lax.scan(settle, _promoted(family, values, x0, inputs), values)[1]
 
@@ -181,20 +197,11 @@ def _transient(step, x, num_steps, inputs):
     return run(x, rest), closed
 
 
-def _orbit(step, x, closed, num_steps, inputs):
-    """The last state, and all after x, time first."""
+def _orbit(step, x, num_steps, inputs):
+    """The states after x, time first."""
 
     def keep(x, u):
         x = step(x, u)
         return x, x
 
-    def orbit(x, length):
-        return jax.lax.scan(keep, x, inputs, length=length)[1]
-
-    if inputs is None:
-        repeats = closed & (num_steps > _LAP)
-        again = jnp.arange(num_steps) % _LAP
-        kept = jax.lax.cond(repeats, lambda x: orbit(x, _LAP)[again], lambda x: orbit(x, num_steps), x)
-    else:
-        kept = orbit(x, num_steps)
-    return (kept[-1] if num_steps else x), kept
+    return jax.lax.scan(keep, x, inputs, length=num_steps)[1]
