@@ -218,17 +218,25 @@ def in_threads(function: Callable, calls: Sequence[tuple]) -> list[Any]:
 def on_all_cores(function: Callable, before: tuple, points: tuple, after: tuple, num_shares: int) -> Any:
     """function(*before, *points, *after), the arrays in `points` cut into equal shares, which run `in_threads`.
 
-    `function` takes the points of a share one by one or side by side. Arrays come back as NumPy's.
+    `points` are pytrees of arrays whose leading axis counts the points; `function` takes those of a share one by one or
+    side by side. Arrays come back as NumPy's, random keys as JAX's.
     """
     if num_shares == 1:
         return function(*before, *points, *after)
-    num_points = len(points[0])
+    num_points = len(jax.tree.leaves(points)[0])
     size = -(-num_points // num_shares)
-    # Shares of one shape are compiled once; the last point is repeated where the last share is not full.
-    index = np.minimum(np.arange(num_shares * size), num_points - 1).reshape(num_shares, size)
-    shares = [(*before, *(np.asarray(each)[some] for each in points), *after) for some in index]
-    found = in_threads(function, shares)
-    return jax.tree.map(lambda *leaves: np.concatenate(leaves)[:num_points], *found)
+    # Shares of one shape are compiled once: the last point is repeated where the last share is not full.
+    filled = num_shares * size - num_points
+    parts = [slice(i * size, (i + 1) * size) for i in range(num_shares)]
+    points = jax.tree.map(np.asarray, points)
+    points = jax.tree.map(lambda leaf: np.concatenate([leaf, leaf[-1:].repeat(filled, 0)]) if filled else leaf, points)
+    shares = [(*before, *jax.tree.map(lambda leaf, part=part: leaf[part], points), *after) for part in parts]
+    return jax.tree.map(lambda *leaves: _joined(leaves)[:num_points], *in_threads(function, shares))
+
+
+def _joined(leaves):
+    random_keys = jnp.issubdtype(leaves[0].dtype, jax.dtypes.extended)
+    return (jnp if random_keys else np).concatenate(leaves)
 
 
 def waits(function: Callable, *args) -> bool:

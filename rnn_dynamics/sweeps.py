@@ -14,7 +14,15 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 
 from rnn_dynamics import _check
-from rnn_dynamics._compile import jit_wide, on_one_blas_thread, top_level
+from rnn_dynamics._compile import (
+    jit_wide,
+    num_cores,
+    on_all_cores,
+    on_one_blas_thread,
+    one_blas_thread,
+    top_level,
+    waits,
+)
 
 __all__ = ["sweep"]
 
@@ -28,12 +36,12 @@ def sweep(
     """A function of one point at many points: `jax.vmap(function)(points)` to rounding, in less memory and time.
 
     The points are cut into equal chunks; those of one chunk run side by side, and chunk follows chunk. Several devices
-    take equal shares. A CPU counts as one device, for which one core works; `jax.config.update("jax_num_cpu_devices",
-    2)` makes it two, if it comes before anything else is asked of JAX.
+    take equal shares, and so do the cores of a CPU, which counts as one device unless
+    `jax.config.update("jax_num_cpu_devices", 2)` says otherwise before anything else is asked of JAX.
 
     Two kinds of function want `chunk=1`, one point after the other without `vmap`: those with a `while_loop`, which
-    side by side waits for the slowest point, and those that call LAPACK, whose batches can hang when several CPU
-    devices run them at once.
+    side by side waits for the slowest point, and those that call LAPACK, whose batches can hang when several programs
+    run them at once: they are left to one core, but several CPU devices are taken at their word.
 
     Args:
         function: `point -> result`, each any pytree of arrays. It is compiled once for each function object: define it
@@ -64,7 +72,7 @@ def sweep(
         raise ValueError(f"devices must be None inside a caller's jit, vmap or grad; got {devices}")
     chosen = None if devices is None else _as_devices(devices)
     if chosen is None and (not top_level() or jax.local_device_count() == 1):
-        return _in_chunks(function, points, chunk or _default_chunk(jax.default_backend()))
+        return _on_one(function, points, chunk or _default_chunk(jax.default_backend()))
     chosen = chosen or jax.local_devices()
     mesh = Mesh(np.array(chosen), ("points",))
     num_points = _num_points(points)
@@ -77,6 +85,17 @@ def sweep(
     chunk = chunk or _default_chunk(mesh.devices.flat[0].platform)
     results = on_one_blas_thread(_on_many, function, points, chunk, mesh)
     return _first(results, num_points)
+
+
+def _on_one(function, points, chunk):
+    """On one device; the cores of a CPU take equal shares, if there are chunks enough and nothing waits for XLA."""
+    num_points = _num_points(points)
+    num_shares = min(num_cores(), -(-num_points // chunk))
+    keys = any(jnp.issubdtype(leaf.dtype, jax.dtypes.extended) for leaf in jax.tree.leaves(points))
+    if num_shares < 2 or keys or waits(lambda share: _in_chunks(function, share, chunk), points):
+        return _in_chunks(function, points, chunk)
+    with one_blas_thread():
+        return jax.device_put(on_all_cores(_in_chunks, (function,), (points,), (chunk,), num_shares))
 
 
 @jit_wide

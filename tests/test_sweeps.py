@@ -42,10 +42,32 @@ def test_no_points_give_no_results():
     assert results["square"].shape == (0,)
 
 
+@pytest.mark.parametrize("num_cores", [1, 2, 3])
+@pytest.mark.parametrize("chunk", [1, 2])
+def test_cores_take_shares_that_change_nothing(num_cores, chunk, monkeypatch):
+    monkeypatch.setattr("rnn_dynamics.sweeps.num_cores", lambda: num_cores)
+    results = sweep(square_and_more, whole_points(7), chunk=chunk)
+    assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(results))
+    np.testing.assert_array_equal(results["square"], np.arange(7) ** 2)
+    np.testing.assert_array_equal(results["count"], np.arange(7) + 1)
+
+
+@pytest.mark.parametrize("chunk", [1, 64])
+def test_batches_of_lapack_s_are_left_to_one_core(chunk, monkeypatch):
+    # On several cores at once those of 64 would never end.
+    monkeypatch.setattr("rnn_dynamics.sweeps.num_cores", lambda: 2)
+    matrices = np.random.default_rng(0).standard_normal((128, 3, 3))
+    found = sweep(lambda matrix: jnp.linalg.solve(matrix, jnp.ones(3)), matrices, chunk=chunk)
+    np.testing.assert_allclose(np.einsum("pij,pj->pi", matrices, found), 1, atol=1e-10)
+
+
 @pytest.mark.parametrize(
     ("num_points", "chunk", "side_by_side"), [(10, 4, {4}), (9, 4, {3}), (3, 4, {3}), (5, 1, set())]
 )
-def test_at_most_a_chunk_of_points_run_side_by_side_and_all_chunks_are_equal(num_points, chunk, side_by_side):
+def test_at_most_a_chunk_of_points_run_side_by_side_and_all_chunks_are_equal(
+    num_points, chunk, side_by_side, monkeypatch
+):
+    monkeypatch.setattr("rnn_dynamics.sweeps.num_cores", lambda: 1)
     sizes = []
 
     @custom_vmap
@@ -87,18 +109,23 @@ def test_a_model_is_a_function_whose_weights_may_change_without_compiling_again(
             num_traces += 1
             return super().__call__(x, u)
 
-    starts = jnp.zeros((5, 2))
-    for gain in (1.0, 2.0):
+    starts, after = jnp.zeros((5, 2)), []
+    for gain in (1.0, 2.0, 3.0):
         model = network(gain)
         counting = Counting(model.w_rec, model.w_in, model.b)
         np.testing.assert_array_equal(sweep(counting, starts, chunk=2), np.full((5, 2), gain / 2 + 1))
-    assert num_traces == 1
+        after.append(num_traces)
+    assert after == after[:1] * 3
 
 
 def test_seeds_are_points():
     keys = jax.random.split(jax.random.key(0), 5)
     drawn = sweep(lambda key: jax.random.normal(key, (2,)), keys, chunk=2)
     np.testing.assert_array_equal(drawn, jax.vmap(lambda key: jax.random.normal(key, (2,)))(keys))
+    made = sweep(jax.random.key, jnp.arange(5), chunk=2)
+    np.testing.assert_array_equal(
+        jax.random.key_data(made), jax.random.key_data(jax.vmap(jax.random.key)(np.arange(5)))
+    )
 
 
 def test_float32_stays_float32():

@@ -39,7 +39,7 @@ least, middle and largest value over all rounds. What is shorter than 50 ms is c
 Absolute times are left out: they belong to a machine. All in float64; every contender returns a new array.
 
 - *ours*: what a user writes, through the public functions. On one device JAX computes a loop of small steps on one
-  core; orbit diagrams and searches for fixed points deal theirs out to all of them.
+  core; orbit diagrams, sweeps and searches for fixed points deal theirs out to all of them.
 - *C*: `kernels.c`, by hand: vector code, two threads, every step done. *NumPy / C* is all there is to win.
 - *NumPy, in place*: no new array in the loop, NumPy's `exp`. *NumPy, a new array an operation*: the same formula as
   one writes it first.
