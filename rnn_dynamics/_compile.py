@@ -21,6 +21,7 @@ from jaxtyping import Array
 from threadpoolctl import ThreadpoolController
 
 __all__ = [
+    "always_on_one_blas_thread",
     "any_lane",
     "in_threads",
     "jit",
@@ -28,7 +29,6 @@ __all__ = [
     "num_cores",
     "on_all_cores",
     "on_one_blas_thread",
-    "on_one_blas_thread_always",
     "one_blas_thread",
     "top_level",
     "untiled",
@@ -150,7 +150,7 @@ def one_blas_thread():
     return _libraries().limit(limits=1, user_api="blas")
 
 
-def on_one_blas_thread_always(function: Function) -> Function:
+def always_on_one_blas_thread(function: Function) -> Function:
     """A function that runs on the host, and all that it calls, on one BLAS thread."""
 
     @functools.wraps(function)
@@ -194,7 +194,7 @@ _compiled: set[int] = set()
 
 
 def in_threads(function: Callable, calls: Sequence[tuple]) -> list[Any]:
-    """function(*args) for every args in `calls`, each in a thread of its own: a loop of small steps keeps one core.
+    """function(*args) for every args in `calls`, in a thread each: XLA runs a loop of small steps on one core.
 
     `function` is compiled, and does not wait for XLA's own threads (`waits`).
     """

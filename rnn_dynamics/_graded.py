@@ -272,7 +272,6 @@ def swapped_back(rows, pivots):
 
 
 def _order(order, pivots):
-
     def swap(i, order):
         first, second = order[i], order[pivots[i]]
         order = lax.dynamic_update_index_in_dim(order, second, i, 0)

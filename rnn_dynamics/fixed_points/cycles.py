@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from rnn_dynamics import _check, jacobians, products, stability
-from rnn_dynamics._compile import jit, on_one_blas_thread_always
+from rnn_dynamics._compile import always_on_one_blas_thread, jit
 from rnn_dynamics.fixed_points.newton import iterate, lanes, over_lanes
 from rnn_dynamics.fixed_points.results import (
     CONVERGED,
@@ -40,7 +40,7 @@ class Cycles(FixedPoints):
     """All states of each cycle, in the order in which the map runs through them."""
 
 
-@on_one_blas_thread_always
+@always_on_one_blas_thread
 def cycles(
     step: Callable,
     starts: Float[Array, "s n"],

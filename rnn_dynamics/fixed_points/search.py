@@ -13,7 +13,7 @@ import scipy
 from jaxtyping import Array, Float, PyTree
 
 from rnn_dynamics import _check
-from rnn_dynamics._compile import jit, on_one_blas_thread_always
+from rnn_dynamics._compile import always_on_one_blas_thread, jit
 from rnn_dynamics.fixed_points import results
 from rnn_dynamics.fixed_points.newton import lanes, levenberg, newton
 from rnn_dynamics.fixed_points.results import (
@@ -39,7 +39,7 @@ _ESTIMATING = ("broyden1", "broyden2", "anderson", "linearmixing", "diagbroyden"
 _METHODS = (*_DIFFERENTIATED, *_ESTIMATING)
 
 
-@on_one_blas_thread_always
+@always_on_one_blas_thread
 def find(
     step: Callable,
     starts: Float[Array, "s n"],

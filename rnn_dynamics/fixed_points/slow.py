@@ -13,7 +13,7 @@ import scipy
 from jaxtyping import Array, Bool, Complex, Float, PyTree
 
 from rnn_dynamics import _check
-from rnn_dynamics._compile import jit, on_one_blas_thread_always
+from rnn_dynamics._compile import always_on_one_blas_thread, jit
 from rnn_dynamics.fixed_points.newton import lanes, over_lanes, solve_one
 from rnn_dynamics.fixed_points.results import (
     CONVERGED,
@@ -68,7 +68,7 @@ class SlowPoints(FixedPoints):
     where it grows, infinite where it does neither, 0 where it is gone in one step."""
 
 
-@on_one_blas_thread_always
+@always_on_one_blas_thread
 def slow_points(
     step: Callable,
     starts: Float[Array, "s n"],
