@@ -153,9 +153,8 @@ def _sequence(matrices, *, check_finite=True):
 
 def _size(name, product):
     if not isinstance(product, Product) or product.log_scale.ndim != 1:
-        came = (
-            f"leading axes {product.log_scale.shape[:-1]}" if isinstance(product, Product) else type(product).__name__
-        )
+        kind = type(product).__name__
+        came = f"leading axes {product.log_scale.shape[:-1]}" if isinstance(product, Product) else kind
         raise ValueError(f"{name} must be a Product without leading axes; got {came}")
     return product.log_scale.size
 
@@ -229,15 +228,16 @@ def scan(
 
 def _ended(so_far):
     """The product, its u orthogonal."""
-    one = jnp.eye(so_far[1].size, dtype=so_far[1].dtype)
-    return _accumulate(one, so_far, _graded.row_sorted_qr)[0]
+    product, left, _ = so_far
+    log_scale, u = product.log_scale, jnp.where(product.log_scale == -jnp.inf, 0, product.u)
+    order, _ = _graded.descending(jnp.log(jnp.max(jnp.abs(u), axis=0)) + log_scale)
+    return _scaled(*_graded.row_sorted_qr(u[:, order]), log_scale[order], left[order], product.v[order])[0]
 
 
 @jit
 def _stretch(matrices, first, last):
-    matrix = lambda i: lax.dynamic_index_in_dim(matrices, i, keepdims=False)  # noqa: E731
-    advance = lambda i, so_far: _accumulate(matrix(i), so_far, _eliminated)  # noqa: E731
-    return _ended(lax.fori_loop(first, last, advance, _beginning(identity(matrices.shape[1], matrices.dtype))))
+    start = _beginning(identity(matrices.shape[1], matrices.dtype))
+    return _ended(lax.fori_loop(first, last, lambda i, so_far: _accumulate(matrices[i], so_far, _eliminated), start))
 
 
 @jit
