@@ -39,7 +39,9 @@ least, middle and largest value over all rounds. What is shorter than 50 ms is c
 Absolute times are left out: they belong to a machine. All in float64; every contender returns a new array.
 
 - *ours*: what a user writes, through the public functions. On one device JAX computes a loop of small steps on one
-  core; orbit diagrams, sweeps and searches for fixed points deal theirs out to all of them.
+  core; orbit diagrams, sweeps and searches for fixed points deal theirs out to all of them, and so do products *in
+  parallel*. What they are compared with uses one core, but for C, torch and *NumPy* with its own threads: of the bare
+  products, of `scipy.optimize.root` and of *one* branch, two cores make up to a factor of 2 of the quotient.
 - *C*: `kernels.c`, by hand: vector code, two threads, every step done. *NumPy / C* is all there is to win.
 - *NumPy, in place*: no new array in the loop, NumPy's `exp`. *NumPy, a new array an operation*: the same formula as
   one writes it first.
@@ -54,7 +56,8 @@ Absolute times are left out: they belong to a machine. All in float64; every con
 - *products of matrices*: `from_matrices` and its log singular values; `log_norm` for the largest alone. *In parallel*:
   with `parallel=True`, a stretch of the matrices for each core. NumPy's QR is its time a step, and the logarithms that
   it gives are off by 1 or so.
-- *BPTT*: a network's outputs, their loss and its gradient in all weights, in float32; torch where it is installed.
+- *BPTT*: a network's outputs, their loss and its gradient in all weights, in float32, under `vmap`; torch where it is
+  installed, and then in the process of ours, which is slower with torch imported.
 - *two devices*: `XLA_FLAGS=--xla_force_host_platform_device_count=2`, a core each.
 
 The orbit diagram's early exit is checked to change no bit, and all contenders to agree, before anything is timed.
