@@ -27,6 +27,7 @@ __all__ = [
     "jit",
     "jit_wide",
     "num_cores",
+    "num_shares",
     "on_all_cores",
     "on_one_blas_thread",
     "one_blas_thread",
@@ -237,6 +238,15 @@ def on_all_cores(function: Callable, before: tuple, points: tuple, after: tuple,
 def _joined(leaves):
     random_keys = jnp.issubdtype(leaves[0].dtype, jax.dtypes.extended)
     return (jnp if random_keys else np).concatenate(leaves)
+
+
+def num_shares(most: int, function: Callable, *args) -> int:
+    """Into how many shares, at most so many, `on_all_cores` may cut work that calls `function(*args)`; 1 if it waits.
+
+    The function is only traced, and where there is one core not even that: shapes will do for its arguments.
+    """
+    cores = max(1, min(num_cores(), most))
+    return 1 if cores > 1 and waits(function, *args) else cores
 
 
 def waits(function: Callable, *args) -> bool:

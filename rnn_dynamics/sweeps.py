@@ -16,12 +16,11 @@ from jaxtyping import PyTree
 from rnn_dynamics import _check
 from rnn_dynamics._compile import (
     jit_wide,
-    num_cores,
+    num_shares,
     on_all_cores,
     on_one_blas_thread,
     one_blas_thread,
     top_level,
-    waits,
 )
 
 __all__ = ["sweep"]
@@ -89,13 +88,13 @@ def sweep(
 
 def _on_one(function, points, chunk):
     """On one device; the cores of a CPU take equal shares, if there are chunks enough and nothing waits for XLA."""
-    num_points = _num_points(points)
-    num_shares = min(num_cores(), -(-num_points // chunk))
+    num_chunks = -(-_num_points(points) // chunk)
     keys = any(jnp.issubdtype(leaf.dtype, jax.dtypes.extended) for leaf in jax.tree.leaves(points))
-    if num_shares < 2 or keys or waits(lambda share: _in_chunks(function, share, chunk), points):
+    shares = 1 if keys else num_shares(num_chunks, lambda share: _in_chunks(function, share, chunk), points)
+    if shares == 1:
         return _in_chunks(function, points, chunk)
     with one_blas_thread():
-        return jax.device_put(on_all_cores(_in_chunks, (function,), (points,), (chunk,), num_shares))
+        return jax.device_put(on_all_cores(_in_chunks, (function,), (points,), (chunk,), shares))
 
 
 @jit_wide

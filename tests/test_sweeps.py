@@ -45,7 +45,7 @@ def test_no_points_give_no_results():
 @pytest.mark.parametrize("num_cores", [1, 2, 3])
 @pytest.mark.parametrize("chunk", [1, 2])
 def test_cores_take_shares_that_change_nothing(num_cores, chunk, monkeypatch):
-    monkeypatch.setattr("rnn_dynamics.sweeps.num_cores", lambda: num_cores)
+    monkeypatch.setattr("rnn_dynamics._compile.num_cores", lambda: num_cores)
     results = sweep(square_and_more, whole_points(7), chunk=chunk)
     assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(results))
     np.testing.assert_array_equal(results["square"], np.arange(7) ** 2)
@@ -55,7 +55,7 @@ def test_cores_take_shares_that_change_nothing(num_cores, chunk, monkeypatch):
 @pytest.mark.parametrize("chunk", [1, 64])
 def test_batches_of_lapack_s_are_left_to_one_core(chunk, monkeypatch):
     # On several cores at once those of 64 would never end.
-    monkeypatch.setattr("rnn_dynamics.sweeps.num_cores", lambda: 2)
+    monkeypatch.setattr("rnn_dynamics._compile.num_cores", lambda: 2)
     matrices = np.random.default_rng(0).standard_normal((128, 3, 3))
     found = sweep(lambda matrix: jnp.linalg.solve(matrix, jnp.ones(3)), matrices, chunk=chunk)
     np.testing.assert_allclose(np.einsum("pij,pj->pi", matrices, found), 1, atol=1e-10)
@@ -67,7 +67,7 @@ def test_batches_of_lapack_s_are_left_to_one_core(chunk, monkeypatch):
 def test_at_most_a_chunk_of_points_run_side_by_side_and_all_chunks_are_equal(
     num_points, chunk, side_by_side, monkeypatch
 ):
-    monkeypatch.setattr("rnn_dynamics.sweeps.num_cores", lambda: 1)
+    monkeypatch.setattr("rnn_dynamics._compile.num_cores", lambda: 1)
     sizes = []
 
     @custom_vmap

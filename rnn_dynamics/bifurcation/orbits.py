@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from rnn_dynamics import _check
-from rnn_dynamics._compile import jit_wide, num_cores, on_all_cores, waits
+from rnn_dynamics._compile import jit_wide, num_shares, on_all_cores
 
 __all__ = ["orbit_diagram"]
 
@@ -86,10 +86,9 @@ def orbit_diagram(
 def _fresh(family, values, x0, num_kept, num_transient, inputs):
     """In two programs: what is thrown away, a share on each core; then what is kept, into one array."""
     early, late = _parts(inputs, num_transient)
-    num_shares = min(num_cores(), -(-len(values) // _CHUNK))
-    if num_shares > 1 and waits(functools.partial(_one_step, family), values[:1], x0, inputs):
-        num_shares = 1
-    xs, closed = on_all_cores(_thrown_away, (family,), (values,), (x0, num_transient, early), num_shares)
+    one = jax.ShapeDtypeStruct((1,), values.dtype)
+    shares = num_shares(-(-len(values) // _CHUNK), functools.partial(_one_step, family), one, x0, inputs)
+    xs, closed = on_all_cores(_thrown_away, (family,), (values,), (x0, num_transient, early), shares)
     return _kept(family, values, xs, closed, num_kept, late)
 
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from rnn_dynamics import _check, jacobians
-from rnn_dynamics._compile import jit, num_cores, on_all_cores, waits
+from rnn_dynamics._compile import jit, num_shares, on_all_cores
 from rnn_dynamics.fixed_points.results import (
     CONVERGED,
     DIVERGED,
@@ -101,8 +101,8 @@ def lanes(function: Callable, step: Callable, per_lane: tuple, u: PyTree, *rest)
     if math.prod(shape) <= SMALL:
         return function(step, *per_lane, u, *rest)
     linearised = jax.vmap(lambda x: jacobians.jacobian(step, x, u))
-    num_shares = 1 if waits(linearised, per_lane[0].reshape(-1, shape[-1])[:1]) else min(num_cores(), num_lanes)
-    return on_all_cores(function, (step,), per_lane, (u, *rest), num_shares)
+    state = jax.ShapeDtypeStruct((1, shape[-1]), per_lane[0].dtype)
+    return on_all_cores(function, (step,), per_lane, (u, *rest), num_shares(num_lanes, linearised, state))
 
 
 @jit
